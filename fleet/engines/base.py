@@ -1,0 +1,57 @@
+"""The contract of an engine: a chat prompt and a JSON schema in, a completion out, many at once from many threads."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request to an engine.
+
+    `schema` is the JSON schema the answer must follow (guided decoding). `tags` say who asks and for what
+    (deliberation_id, agent_id, role, phase, round); engines may log them and the scripted engine acts on them.
+    """
+
+    messages: tuple[Message, ...]
+    schema: dict[str, Any]
+    max_tokens: int
+    temperature: float = 0.7
+    timeout_s: float = 60.0
+    model: str | None = None
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine answered. `finish_reason` is "stop", or "length" when the answer was cut at `max_tokens`."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: int
+    reasoning: str = ""
+
+
+class Engine(Protocol):
+    """Thread-safe. `generate` blocks its caller until the answer is whole.
+
+    Raises:
+        EngineError: the engine failed; `retryable` says whether the same request may succeed later.
+        EngineTimeout: no whole answer within `timeout_s` seconds; the work was given up in the engine too.
+    """
+
+    name: str
+
+    def generate(self, request: Generation) -> Completion: ...
+
+    def close(self) -> None: ...

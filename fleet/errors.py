@@ -1,0 +1,97 @@
+"""Every error Fleet raises on purpose.
+
+    FleetError
+    ├── InvalidRequest            bad input; carries one (location, message) pair per fault
+    │   └── UnknownRole
+    ├── Conflict                  the same id was used with other content
+    ├── NotFound
+    ├── IllegalTransition         a state change that the state machine does not have
+    ├── Unavailable               a server Fleet needs does not answer; try again
+    ├── ModelUnavailable          a model file is missing or its checksum is wrong
+    └── EngineError               an engine failed
+        └── EngineTimeout         no whole answer in time
+
+Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in `__str__`.
+"""
+
+
+class FleetError(Exception):
+    """Base of all errors raised by Fleet."""
+
+
+class InvalidRequest(FleetError):
+    """Bad input: `faults` is a list of (location, message), a location being a path such as ("subtasks", 0, "role")."""
+
+    def __init__(self, faults: list[tuple[tuple[str | int, ...], str]]):
+        super().__init__(faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "; ".join(f"{'.'.join(map(str, location)) or 'request'}: {message}" for location, message in self.faults)
+
+
+class UnknownRole(InvalidRequest):
+    """A role that is none of Fleet's."""
+
+
+class Conflict(FleetError):
+    """The id `id` of a `kind` exists already with other content."""
+
+    def __init__(self, kind: str, id: str):
+        super().__init__(kind, id)
+        self.kind, self.id = kind, id
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} exists with other content"
+
+
+class NotFound(FleetError):
+    """There is no `kind` with the id `id`."""
+
+    def __init__(self, kind: str, id: str):
+        super().__init__(kind, id)
+        self.kind, self.id = kind, id
+
+    def __str__(self) -> str:
+        return f"there is no {self.kind} {self.id}"
+
+
+class IllegalTransition(FleetError):
+    """Something of state `state` cannot do `action`."""
+
+    def __init__(self, id: str, state: str, action: str):
+        super().__init__(id, state, action)
+        self.id, self.state, self.action = id, state, action
+
+    def __str__(self) -> str:
+        return f"{self.id} is {self.state}: cannot {self.action}"
+
+
+class Unavailable(FleetError):
+    """`server` (valkey, nats, neo4j) does not answer."""
+
+    def __init__(self, server: str, reason: str):
+        super().__init__(server, reason)
+        self.server, self.reason = server, reason
+
+    def __str__(self) -> str:
+        return f"{self.server} is not available: {self.reason}"
+
+
+class ModelUnavailable(FleetError):
+    """A model cannot be loaded: missing, not readable or not the file it should be."""
+
+
+class EngineError(FleetError):
+    """The engine `engine` failed; `retryable` when the same request may succeed later."""
+
+    def __init__(self, engine: str, reason: str, retryable: bool = False):
+        super().__init__(engine, reason, retryable)
+        self.engine, self.reason, self.retryable = engine, reason, retryable
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.reason}"
+
+
+class EngineTimeout(EngineError):
+    """No whole answer within the time given."""
