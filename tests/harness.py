@@ -1,4 +1,4 @@
-"""Real servers and processes for tests: each one started on a free port, in a folder of its own, and stopped by process id."""
+"""Real servers and processes for tests: each on a free port, in a folder of its own, stopped by process id."""
 
 import contextlib
 import os

@@ -1,0 +1,152 @@
+"""Every subject and payload of Fleet's events: the event log, NATS, SSE and the CLI all use these.
+
+An event is appended to the log in the Lua call that changes the state (`fleet.store`); the listener relays the log.
+Consumers tolerate unknown fields.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet.models import Role, StoryPhase
+
+PLAN_APPROVED = "planning.plan.approved"
+STORY_TRANSITIONED = "planning.story.transitioned"
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Event(BaseModel):
+    """Base of all payloads; `subject` says where the event goes."""
+
+    SUBJECT: ClassVar[str]
+    model_config = ConfigDict(frozen=True)
+
+    story_id: str | None = None
+    timestamp: datetime = Field(default_factory=now)
+
+    @property
+    def subject(self) -> str:
+        return self.SUBJECT
+
+    def payload(self) -> str:
+        return self.model_dump_json(exclude_none=True)
+
+
+class TaskDispatched(Event):
+    SUBJECT = "orchestration.task.dispatched"
+    plan_id: str | None = None
+    deliberation_id: str
+    task_id: str
+    agent_id: str
+    role: Role
+
+
+class TaskCompleted(Event):
+    SUBJECT = "orchestration.task.completed"
+    deliberation_id: str
+    task_id: str
+    agent_id: str
+    role: Role
+    step: str
+    duration_ms: int
+    checks_passed: bool | None = Field(None, description="Absent as long as the checks have not run")
+
+
+class TaskFailed(Event):
+    SUBJECT = "orchestration.task.failed"
+    deliberation_id: str
+    task_id: str
+    agent_id: str
+    role: Role
+    step: str
+    error: str
+    error_type: str
+
+
+class DeliberationEvent(Event):
+    """Base of what happens to a deliberation as a whole."""
+
+    plan_id: str | None = None
+    deliberation_id: str
+    task_id: str
+    role: Role
+    status: str
+
+
+class DeliberationStarted(DeliberationEvent):
+    SUBJECT = "orchestration.deliberation.started"
+
+
+class DeliberationStepped(DeliberationEvent):
+    """A step of the deliberation opened: "review:1", "vote:1", "record", …"""
+
+    SUBJECT = "orchestration.deliberation.stepped"
+    step: str
+
+
+class DeliberationFinished(DeliberationEvent):
+    """COMPLETED, PARTIAL → `…completed`; FAILED → `…failed`; CANCELLED → `…cancelled`."""
+
+    SUBJECT = "orchestration.deliberation.completed"
+    winner_agent_id: str | None = None
+    decisions: tuple[str, ...] = ()
+    duration_ms: int | None = None
+    error_message: str | None = None
+
+    @property
+    def subject(self) -> str:
+        ending = {"FAILED": "failed", "CANCELLED": "cancelled"}.get(self.status, "completed")
+        return f"orchestration.deliberation.{ending}"
+
+
+class AgentResult(Event):
+    SUBJECT = "agent.results"
+    deliberation_id: str
+    agent_id: str
+    task_id: str
+    role: Role
+    status: Literal["completed", "failed"]
+    proposal: dict[str, Any] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict, description="model, tokens_used, latency_ms")
+
+    @property
+    def subject(self) -> str:
+        return f"agent.results.{self.deliberation_id}"
+
+
+class DecisionAdded(Event):
+    SUBJECT = "context.decision.added"
+    decision_id: str
+    decision_type: str = "deliberation"
+
+
+class DeadLettered(Event):
+    """Mirrored to the stream DEAD_LETTERS; the dead letter itself is in ValKey."""
+
+    SUBJECT = "deadletter"
+    dead_letter_id: str
+    source: str
+    reason: str
+
+    @property
+    def subject(self) -> str:
+        return f"deadletter.{self.source}"
+
+
+class PlanApproved(Event):
+    """What others publish; the fields are those of `models.PlanRequest`, of which `story_id` and these are required."""
+
+    SUBJECT = PLAN_APPROVED
+    model_config = ConfigDict(frozen=True, extra="allow")
+    plan_id: str
+    approved_by: str
+
+
+class StoryTransitioned(Event):
+    SUBJECT = STORY_TRANSITIONED
+    from_phase: StoryPhase
+    to_phase: StoryPhase
