@@ -350,6 +350,11 @@ class Decision(Model):
     error_message: str | None = None
 
     @property
+    def duration_ms(self) -> int | None:
+        """From the first agent's start to the decision."""
+        return None if self.started_at_ms is None else self.decided_at_ms - self.started_at_ms
+
+    @property
     def decision_id(self) -> str:
         return f"decision:{self.deliberation_id}"
 
@@ -380,7 +385,7 @@ class Deliberation(Model):
     created_at_ms: int
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
-    duration_ms: int | None = Field(None, description="From the first agent's start to the final state")
+    duration_ms: int | None = Field(None, description="From the first agent's start to the decision")
     error_message: str | None = None
 
 

@@ -1,0 +1,33 @@
+"""Fleet's own state in ValKey: submissions, deliberations, councils, the event log and dead letters."""
+
+import redis
+
+from fleet.settings import Settings
+from fleet.store.base import Scripts, connect
+from fleet.store.councils import Councils
+from fleet.store.deadletters import DeadLetters
+from fleet.store.deliberations import RECORD, Deliberations, Part, PartStart, Sealed
+from fleet.store.eventlog import EventLog, LoggedEvent
+from fleet.store.submissions import Submissions
+
+__all__ = ["RECORD", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
+
+
+class Store:
+    """Everything of one ValKey; thread-safe. Its methods raise redis.exceptions.RedisError when ValKey is away."""
+
+    def __init__(self, client: "redis.Redis", retention_s: int = 3600):
+        scripts = Scripts(client)
+        self.client = client
+        self.submissions = Submissions(client, scripts)
+        self.deliberations = Deliberations(client, scripts, retention_s)
+        self.councils = Councils(client)
+        self.events = EventLog(client, scripts)
+        self.dead_letters = DeadLetters(client, scripts)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Store":
+        return cls(connect(settings.valkey_url.get_secret_value()), settings.deliberation_retention_s)
+
+    def close(self) -> None:
+        self.client.close()

@@ -1,0 +1,73 @@
+"""The connection to ValKey, the names of Fleet's keys and the Lua scripts."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+DELIBERATIONS = "fleet:deliberations"
+PLANS = "fleet:plans"
+COUNCILS = "fleet:councils"
+DUE = "fleet:due"
+FINISHED = "fleet:finished"
+EVENTS = "fleet:events"
+DEAD_LETTERS = "fleet:deadletters"
+UNACKED = "unacked"  # kombu's own hash of the messages that workers hold
+
+
+def deliberation_key(id: str) -> str:
+    return f"fleet:deliberation:{id}"
+
+
+def answers_key(id: str) -> str:
+    return f"fleet:deliberation:{id}:answers"
+
+
+def attempts_key(id: str) -> str:
+    return f"fleet:deliberation:{id}:attempts"
+
+
+def unstarted_key(queue: str) -> str:
+    return f"fleet:unstarted:{queue}"
+
+
+def watermark_key(queue: str) -> str:
+    return f"fleet:watermark:{queue}"
+
+
+def connect(url: str) -> "redis.Redis":
+    """A client for the ValKey at `url`; short of a second of retries, then redis.exceptions.ConnectionError.
+
+    Every script may be sent again after a lost answer: each of them changes the state once only.
+    """
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=10,
+        socket_connect_timeout=3,
+        socket_keepalive=True,
+        health_check_interval=25,
+        retry=Retry(ExponentialBackoff(cap=0.3, base=0.05), retries=3),
+    )
+
+
+@cache
+def _source(name: str) -> str:
+    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+
+
+class Scripts:
+    """`scripts.run("finish", keys, args)` runs `lua/finish.lua`, by its hash when the server knows it."""
+
+    def __init__(self, client: "redis.Redis"):
+        self._client = client
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._client.register_script(_source(name))
+        return script(keys=keys, args=args)

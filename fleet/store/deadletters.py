@@ -1,0 +1,59 @@
+"""What could not be processed, kept until a person replays or discards it."""
+
+import time
+from typing import Any
+
+import redis
+
+from fleet.events import DeadLettered
+from fleet.models import DeadLetter, derive_id, digest
+from fleet.store.base import DEAD_LETTERS, EVENTS, Scripts
+
+
+def _key(id: str) -> str:
+    return f"fleet:deadletter:{id}"
+
+
+def _attempts_key(source: str, message_id: str) -> str:
+    return f"fleet:message-attempts:{source}:{message_id}"
+
+
+class DeadLetters:
+    """Dead letters and the attempts at messages that may become one."""
+
+    def __init__(self, client: "redis.Redis", scripts: Scripts):
+        self._client, self._scripts = client, scripts
+
+    def add(self, source: str, reason: str, payload: str, attempts: int = 1) -> DeadLetter:
+        """Keeps a message; the same message from the same source is kept once. Its event is mirrored by the relay."""
+        letter = DeadLetter(
+            dead_letter_id=derive_id("dead letter", source, digest(payload)),
+            source=source,
+            reason=reason,
+            payload=payload,
+            attempts=attempts,
+            created_at_ms=int(time.time() * 1000),
+        )
+        event = DeadLettered(dead_letter_id=letter.dead_letter_id, source=source, reason=reason)
+        keys = [_key(letter.dead_letter_id), DEAD_LETTERS, EVENTS]
+        args = [letter.dead_letter_id, letter.dump(), event.subject, event.payload()]
+        self._scripts.run("add_dead_letter", keys, args)
+        return letter
+
+    def get(self, id: str) -> DeadLetter | None:
+        document: Any = self._client.get(_key(id))
+        return DeadLetter.model_validate_json(document) if document else None
+
+    def page(self, limit: int = 100, before_ms: float = float("inf")) -> list[DeadLetter]:
+        """The newest first, at most `limit`, created before `before_ms`."""
+        ids: Any = self._client.zrevrangebyscore(DEAD_LETTERS, f"({before_ms}", "-inf", start=0, num=limit)
+        documents: Any = self._client.mget([_key(id) for id in ids]) if ids else []
+        return [DeadLetter.model_validate_json(document) for document in documents if document]
+
+    def count_attempt(self, source: str, message_id: str) -> int:
+        """How often this message was tried, this time included; forgotten a day after the last attempt."""
+        key = _attempts_key(source, message_id)
+        with self._client.pipeline() as pipeline:
+            pipeline.incr(key)
+            pipeline.expire(key, 86_400)
+            return int(pipeline.execute()[0])

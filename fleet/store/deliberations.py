@@ -1,0 +1,247 @@
+"""Live deliberations: their state machine in Lua, their answers and their frozen decision.
+
+A deliberation goes through steps ("propose:0", "review:1", "revise:1", "vote:1", …, "record"). A step is open until
+it is sealed; then the next is entered. Each method is one Lua call, safe to repeat and to race: only one caller changes
+the state, and the event goes into the log in that same call.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from fleet.errors import NotFound
+from fleet.events import Event
+from fleet.models import Answer, Decision, Deliberation, Status, Task
+from fleet.store import base
+from fleet.store.base import Scripts, answers_key, attempts_key, deliberation_key, unstarted_key, watermark_key
+from fleet.store.eventlog import flatten
+
+RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class PartStart:
+    """Whether an agent's part is to run ("run"), was started too often ("exhausted") or is not wanted ("unwanted")."""
+
+    verdict: str
+    task: Task | None = None
+    deadline_s: float = 0.0
+    remaining_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A step that takes no more answers: the time left for the next ones, and the server's time."""
+
+    budget_ms: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One agent's part of one step; `id` is the id of its Celery task."""
+
+    deliberation_id: str
+    step: str
+    agent_id: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.deliberation_id}.{self.step}.{self.agent_id}"
+
+    @classmethod
+    def parse(cls, id: str) -> "Part":
+        return cls(*id.split(".", 2))
+
+
+class Deliberations:
+    """The live deliberations in ValKey. Raises redis.exceptions.ConnectionError when it is away."""
+
+    def __init__(self, client: "redis.Redis", scripts: Scripts, retention_s: int):
+        self._client, self._scripts, self._retention_s = client, scripts, retention_s
+
+    def open_step(
+        self, id: str, step: str, agents: Sequence[str], queue: str, events: Sequence[Event] = ()
+    ) -> list[str]:
+        """Registers the step's parts as dispatched; returns the agents whose parts have no answer yet.
+
+        Empty when the step is not open any more. `events` are logged the first time only.
+        """
+        keys = [deliberation_key(id), answers_key(id), unstarted_key(queue), base.EVENTS]
+        missing: list[str] = self._scripts.run("open_step", keys, [id, step, len(agents), *agents, *flatten(events)])
+        return missing
+
+    def settle(self, id: str) -> None:
+        """What was due is done: everything the deliberation waits for now is with the broker."""
+        self._client.zrem(base.DUE, id)
+
+    def start_part(self, part: Part, queue: str, most_attempts: int, started: Event) -> PartStart:
+        """Asks whether a part is still wanted. The first start of all logs `started` and starts the clock."""
+        id = part.deliberation_id
+        keys = [deliberation_key(id), answers_key(id), attempts_key(id), unstarted_key(queue), watermark_key(queue)]
+        args = [id, part.step, part.agent_id, most_attempts, started.subject, started.payload()]
+        verdict, *rest = self._scripts.run("start_part", [*keys, base.EVENTS], args)
+        if verdict == "unwanted":
+            return PartStart(verdict)
+        task, deadline_ms, remaining_ms = rest
+        return PartStart(verdict, Task.model_validate_json(task), deadline_ms / 1000, remaining_ms / 1000)
+
+    def record_answer(self, part: Part, answer: Answer, events: Sequence[Event] = ()) -> bool:
+        """Keeps a part's first answer while its step is open, and logs `events` with it; False if it came too late."""
+        id = part.deliberation_id
+        counts = int(answer.ok and part.step.startswith("propose:"))
+        args = [id, part.step, part.agent_id, answer.dump(), counts, *flatten(events)]
+        return bool(self._scripts.run("record_answer", [deliberation_key(id), answers_key(id), base.EVENTS], args))
+
+    def seal_step(self, id: str, step: str) -> Sealed | None:
+        """Closes a step to late answers; None when the deliberation has left it."""
+        done, *rest = self._scripts.run("seal_step", [deliberation_key(id), base.DUE], [id, step])
+        return Sealed(*rest) if done else None
+
+    def enter_step(self, id: str, come_from: str, step: str, event: Event, decision: Decision | None = None) -> bool:
+        """Moves from a sealed step to the next; with `decision`, freezes it. False if somebody else did it first."""
+        keys = [deliberation_key(id), base.DUE, base.EVENTS]
+        args = [id, come_from, step, decision.dump() if decision else "", event.subject, event.payload()]
+        return bool(self._scripts.run("enter_step", keys, args))
+
+    def finish(self, decision: Decision, events: Sequence[Event]) -> bool:
+        """Makes the decision's status final; False if it was already. What is live is forgotten after the retention."""
+        id = decision.deliberation_id
+        keys = [deliberation_key(id), answers_key(id), attempts_key(id), base.DUE, base.FINISHED, base.EVENTS]
+        return bool(self._scripts.run("finish", keys, [id, decision.status, self._retention_s, *flatten(events)]))
+
+    def answers(self, id: str) -> dict[str, dict[str, Answer]]:
+        """Every answer so far, by step and then by agent."""
+        steps: dict[str, dict[str, Answer]] = {}
+        found: Any = self._client.hgetall(answers_key(id))
+        for part, document in found.items():
+            step, agent = part.split(".", 1)
+            steps.setdefault(step, {})[agent] = Answer.model_validate_json(document)
+        return steps
+
+    def task(self, id: str) -> Task:
+        """What the deliberation is about. Raises: NotFound."""
+        document: Any = self._client.hget(deliberation_key(id), "task")
+        if not document:
+            raise NotFound("deliberation", id)
+        return Task.model_validate_json(document)
+
+    def decision(self, id: str) -> Decision | None:
+        """The frozen decision, None before there is one."""
+        document: Any = self._client.hget(deliberation_key(id), "decision")
+        return Decision.model_validate_json(document) if document else None
+
+    def where(self, id: str) -> tuple[Status, str] | None:
+        """The status and the step, None for an unknown id."""
+        status, step = cast(list[Any], self._client.hmget(deliberation_key(id), "status", "step"))
+        return (Status(status), step) if status else None
+
+    def get(self, id: str) -> Deliberation | None:
+        """The deliberation as people see it, None for an unknown id or one finished longer ago than the retention."""
+        fields: Any = self._client.hgetall(deliberation_key(id))
+        return _view(fields) if fields else None
+
+    def page(
+        self, limit: int = 50, before_ms: float = float("inf"), matching: Mapping[str, str] | None = None
+    ) -> list[Deliberation]:
+        """The newest first: at most `limit`, created before `before_ms`, whose fields equal those of `matching`."""
+        found: list[Deliberation] = []
+        while len(found) < limit:
+            ids: Any = self._client.zrevrangebyscore(
+                base.DELIBERATIONS, f"({before_ms}", "-inf", start=0, num=200, withscores=True
+            )
+            if not ids:
+                break
+            before_ms = ids[-1][1]
+            with self._client.pipeline(transaction=False) as pipeline:
+                for id, _ in ids:
+                    pipeline.hgetall(deliberation_key(id))
+                views = [_view(fields) for fields in pipeline.execute() if fields]
+            found += [view for view in views if all(getattr(view, k) == v for k, v in (matching or {}).items())]
+        return found[:limit]
+
+    def wait(self, id: str, timeout_s: float) -> Deliberation | None:
+        """The deliberation, as soon as it is final or after `timeout_s` seconds."""
+        deadline, pause = time.monotonic() + timeout_s, 0.01
+        while (where := self.where(id)) and not where[0].final and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(0.25, pause * 1.5)
+        return self.get(id)
+
+    def take_due(self, lease_ms: int = 15_000, most: int = 100) -> list[str]:
+        """Deliberations somebody has to advance, handed out with a lease."""
+        ids: list[str] = self._scripts.run("take_due", [base.DUE], [lease_ms, most])
+        return ids
+
+    def due_at(self, id: str, in_ms: int) -> None:
+        """The deliberation is to be advanced again in `in_ms` milliseconds at the latest."""
+        self._scripts.run("set_due", [base.DUE], [id, in_ms])
+
+    def take_lost(self, queue: str, age_ms: int = 30_000, most: int = 100) -> list[Part]:
+        """Parts whose message is neither in the queue nor with a worker, and which never started."""
+        keys = [unstarted_key(queue), watermark_key(queue), queue, base.UNACKED]
+        return [Part.parse(id) for id in self._scripts.run("take_lost", keys, [age_ms, most])]
+
+    def forget_part(self, part: Part, queue: str) -> None:
+        """The part is not wanted any more: stop looking for its message."""
+        self._client.zrem(unstarted_key(queue), part.id)
+
+    def forget_finished(self) -> int:
+        """Drops what was finished longer ago than the retention from the indexes; returns how many."""
+        seconds, _ = self._client.time()
+        before = (int(seconds) - self._retention_s) * 1000
+        ids: Any = self._client.zrangebyscore(base.FINISHED, "-inf", before, start=0, num=1000)
+        if ids:
+            with self._client.pipeline() as pipeline:
+                pipeline.zrem(base.DELIBERATIONS, *ids)
+                pipeline.zrem(base.FINISHED, *ids)
+                pipeline.execute()
+        return len(ids)
+
+
+def _view(fields: Mapping[str, str]) -> Deliberation:
+    task = Task.model_validate_json(fields["task"])
+    status = Status(fields["status"])
+    decision = Decision.model_validate_json(fields["decision"]) if "decision" in fields else None
+    return view(
+        task,
+        status,
+        decision if status.final else None,
+        step=None if status.final else fields["step"],
+        current_count=int(fields["count"]),
+        started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
+        finished_at_ms=int(fields["finished_at_ms"]) if "finished_at_ms" in fields else None,
+    )
+
+
+def view(
+    task: Task,
+    status: Status,
+    decision: Decision | None,
+    *,
+    step: str | None = None,
+    current_count: int,
+    started_at_ms: int | None = None,
+    finished_at_ms: int | None = None,
+) -> Deliberation:
+    """A deliberation as people see it; its outcome only once it is final."""
+    outcome: dict[str, Any] = {}
+    if decision:
+        outcome = {
+            name: getattr(decision, name)
+            for name in ("winner_id", "reason", "results", "ballots", "failures", "agreement", "weights", "tokens")
+        }
+        outcome |= {"duration_ms": decision.duration_ms, "error_message": decision.error_message}
+    return Deliberation(
+        **task.model_dump(include=set(Deliberation.model_fields) & set(Task.model_fields)),
+        status=status,
+        step=step,
+        expected_count=len(task.agents),
+        current_count=current_count,
+        started_at_ms=started_at_ms,
+        finished_at_ms=finished_at_ms,
+        **outcome,
+    )

@@ -1,0 +1,79 @@
+"""The event log: one ValKey stream that the relay, SSE and the command line all read."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from fleet.events import Event
+from fleet.store.base import EVENTS, Scripts
+
+_LEASE = "fleet:relay:lease"
+_CURSOR = "fleet:relay:cursor"
+_INSTANCE = "fleet:instance"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An entry of the log. `id` grows with every event ("1763721600000-0"); `payload` is JSON."""
+
+    id: str
+    subject: str
+    payload: str
+    deliberation_id: str | None = None
+
+
+def flatten(events: Sequence[Event]) -> list[str]:
+    """Events as the alternating subjects and payloads that the Lua scripts append."""
+    return [text for event in events for text in (event.subject, event.payload())]
+
+
+class EventLog:
+    """Reads the log, and keeps the relay's cursor and lease. The scripts that change the state append to it."""
+
+    def __init__(self, client: "redis.Redis", scripts: Scripts):
+        self._client, self._scripts = client, scripts
+
+    def read(self, after: str = "0", count: int = 100, block_ms: int | None = None) -> list[LoggedEvent]:
+        """Up to `count` events after the id `after` ("0" the beginning, "$" only what is yet to come).
+
+        With `block_ms`, waits that long for the first one (at most 9,000: the socket's own time is 10 s).
+        """
+        answer: Any = self._client.xread({EVENTS: after}, count=count, block=block_ms)
+        entries = next(iter(answer.values()), []) if isinstance(answer, dict) else (answer[0][1] if answer else [])
+        if entries and isinstance(entries[0], list):
+            entries = [entry for batch in entries for entry in batch]
+        return [LoggedEvent(id=id, **fields) for id, fields in entries]
+
+    def newest_id(self) -> str:
+        """The id of the newest event, "0" if there is none."""
+        newest: Any = self._client.xrevrange(EVENTS, count=1)
+        return str(newest[0][0]) if newest else "0"
+
+    def instance(self) -> str:
+        """A random name of this log, made once: event ids are unique only together with it."""
+        self._client.set(_INSTANCE, secrets.token_hex(8), nx=True)
+        return str(self._client.get(_INSTANCE))
+
+    def lease(self, holder: str, ms: int) -> bool:
+        """Takes or renews the relay's lease for `ms` milliseconds; False when somebody else holds it."""
+        return bool(self._scripts.run("relay_lease", [_LEASE], [holder, ms]))
+
+    def release(self, holder: str) -> None:
+        """Gives the lease back, so that another listener need not wait for its end."""
+        self._scripts.run("relay_lease", [_LEASE], [holder, 0])
+
+    def cursor(self) -> str:
+        """The id of the last event that the relay has published, "0" before the first."""
+        return str(self._client.get(_CURSOR) or "0")
+
+    def advance(self, holder: str, id: str, keep: int = 10_000) -> bool:
+        """Moves the cursor to `id` while `holder` has the lease, and trims all but `keep` entries behind it."""
+        return bool(self._scripts.run("relay_advance", [_LEASE, _CURSOR, EVENTS], [holder, id, keep]))
+
+    def backlog(self) -> int:
+        """How many events the relay has yet to publish, counted up to 10,000."""
+        after: Any = self._client.xrange(EVENTS, min=f"({self.cursor()}", count=10_000)
+        return len(after)

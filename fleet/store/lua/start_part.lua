@@ -1,0 +1,30 @@
+-- An agent asks whether its part is still wanted; the first one starts the deliberation's clock.
+-- KEYS: deliberation, answers, attempts, unstarted, watermark, events
+-- ARGV: id, step, agent, most attempts, subject and payload of the started event
+-- Returns {verdict, task, deadline ms, remaining ms}; verdict: run | exhausted | unwanted
+local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'task')
+local part = ARGV[2] .. '.' .. ARGV[3]
+local member = ARGV[1] .. '.' .. part
+local dispatched = redis.call('ZSCORE', KEYS[4], member)
+if dispatched then
+  redis.call('ZREM', KEYS[4], member)
+  if tonumber(dispatched) > tonumber(redis.call('GET', KEYS[5]) or 0) then redis.call('SET', KEYS[5], dispatched) end
+end
+if (state[1] ~= 'PENDING' and state[1] ~= 'IN_PROGRESS') or state[2] ~= ARGV[2] or state[3] ~= '0'
+    or redis.call('HEXISTS', KEYS[2], part) == 1 then
+  return {'unwanted'}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if state[1] == 'PENDING' then
+  redis.call('HSET', KEYS[1], 'status', 'IN_PROGRESS', 'started_at_ms', now)
+  redis.call('XADD', KEYS[6], '*', 'subject', ARGV[5], 'payload', ARGV[6], 'deliberation_id', ARGV[1])
+end
+local deadline = tonumber(state[4] or 0)
+if deadline == 0 then
+  deadline = now + state[5]
+  redis.call('HSET', KEYS[1], 'deadline_ms', deadline)
+end
+local verdict = 'run'
+if redis.call('HINCRBY', KEYS[3], part, 1) > tonumber(ARGV[4]) then verdict = 'exhausted' end
+return {verdict, state[6], deadline, math.max(0, deadline - now)}

@@ -1,0 +1,72 @@
+"""What was handed in: plans and single deliberations, each stored with its deliberations in one Lua call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from fleet.errors import Conflict
+from fleet.models import StoredPlan, Task
+from fleet.store import base
+from fleet.store.base import Scripts
+
+# Longer than the stream of plan events keeps them, so that a replayed event always finds its plan.
+PLAN_RETENTION_S = 35 * 86_400
+IDEMPOTENCY_S = 86_400
+
+
+def _plan_key(id: str) -> str:
+    return f"fleet:plan:{id}"
+
+
+def _request_key(id: str) -> str:
+    return f"fleet:request:{id}"
+
+
+class Submissions:
+    def __init__(self, client: "redis.Redis", scripts: Scripts):
+        self._client, self._scripts = client, scripts
+
+    def add_plan(self, stored: StoredPlan, tasks: Sequence[Task]) -> tuple[StoredPlan, bool]:
+        """Stores a plan once with its deliberations; returns what is stored and whether this call did it.
+
+        Raises: Conflict when the id was used with other content.
+        """
+        plan = stored.plan
+        document, created = self._add(
+            _plan_key(plan.plan_id), plan.digest(), stored.dump(), PLAN_RETENTION_S, plan.plan_id, tasks
+        )
+        if document is None:
+            raise Conflict("plan", plan.plan_id)
+        return StoredPlan.model_validate_json(document), created
+
+    def add_deliberation(self, task: Task, digest: str) -> bool:
+        """Stores one deliberation that belongs to no submitted plan; False if it is there already.
+
+        Raises: Conflict when the id (from an Idempotency-Key) was used with other content.
+        """
+        document, created = self._add(
+            _request_key(task.deliberation_id), digest, task.deliberation_id, IDEMPOTENCY_S, "", [task]
+        )
+        if document is None:
+            raise Conflict("deliberation", task.deliberation_id)
+        return created
+
+    def _add(
+        self, key: str, digest: str, document: str, ttl_s: int, plan_id: str, tasks: Sequence[Task]
+    ) -> tuple[str | None, bool]:
+        keys = [key, base.PLANS, base.DELIBERATIONS, base.DUE, base.EVENTS]
+        args: list[Any] = [digest, document, ttl_s, plan_id, len(tasks)]
+        for task in tasks:
+            args += [task.deliberation_id, task.dump(), task.timeout_ms]
+        outcome, known = self._scripts.run("accept", keys, args)
+        return (None if outcome == -1 else known), outcome == 1
+
+    def plan(self, id: str) -> StoredPlan | None:
+        document: Any = self._client.hget(_plan_key(id), "document")
+        return StoredPlan.model_validate_json(document) if document else None
+
+    def page(self, limit: int = 50, before_ms: float = float("inf")) -> list[StoredPlan]:
+        """The newest first: at most `limit`, created before `before_ms`."""
+        ids: Any = self._client.zrevrangebyscore(base.PLANS, f"({before_ms}", "-inf", start=0, num=limit)
+        return [stored for id in ids if (stored := self.plan(id))]
