@@ -9,6 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -81,6 +82,14 @@ class Model(BaseModel):
     def dump(self) -> str:
         """Compact JSON without empty optional fields."""
         return self.model_dump_json(exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
 
 
 # ── what comes in ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,13 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-Role = Literal["system", "user", "assistant"]
+from fleet.models import Message
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: Role
-    content: str
+__all__ = ["Completion", "Engine", "Generation", "Message"]
 
 
 @dataclass(frozen=True, slots=True)
