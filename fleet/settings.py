@@ -8,10 +8,6 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def _default_cache() -> Path:
-    return Path("~/.cache/fleet").expanduser()
-
-
 def _behaviours(value: Any) -> Any:
     """Reads "agent-dev-002=silent,*-003=poor" as a mapping of agent id pattern to behaviour."""
     if not isinstance(value, str):
@@ -45,7 +41,7 @@ class Settings(BaseSettings):
     engine_context_tokens: int = Field(6144, ge=512, description="Prompt and answer of one request, in tokens")
     scripted_behaviours: Annotated[dict[str, str], NoDecode, BeforeValidator(_behaviours)] = Field(default_factory=dict)
     scripted_latency_s: float = Field(0.0, ge=0)
-    cache_dir: Path = Field(default_factory=_default_cache, description="Model files are kept here")
+    cache_dir: Path | None = Field(None, description="Model files are kept here; ~/.cache/fleet unless set")
     request_timeout_s: float = Field(60.0, gt=0, description="One answer of one agent")
     proposal_chars: int = Field(
         6000, ge=600, le=60_000, description="Largest proposal, all texts together; the schema's bounds follow from it"

@@ -34,10 +34,20 @@ class PartStart:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A step that takes no more answers: the time left for the next ones, and the server's time."""
+    """A step that takes no more answers: the time left for the next ones, the server's time, when the clock started."""
 
     budget_ms: int
     now_ms: int
+    started_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a deliberation stands; `sealed` when its step takes no more answers."""
+
+    status: Status
+    step: str
+    sealed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,7 @@ class Deliberations:
     def seal_step(self, id: str, step: str) -> Sealed | None:
         """Closes a step to late answers; None when the deliberation has left it."""
         done, *rest = self._scripts.run("seal_step", [deliberation_key(id), base.DUE], [id, step])
-        return Sealed(*rest) if done else None
+        return Sealed(rest[0], rest[1], rest[2] or None) if done else None
 
     def enter_step(self, id: str, come_from: str, step: str, event: Event, decision: Decision | None = None) -> bool:
         """Moves from a sealed step to the next; with `decision`, freezes it. False if somebody else did it first."""
@@ -134,10 +144,10 @@ class Deliberations:
         document: Any = self._client.hget(deliberation_key(id), "decision")
         return Decision.model_validate_json(document) if document else None
 
-    def where(self, id: str) -> tuple[Status, str] | None:
-        """The status and the step, None for an unknown id."""
-        status, step = cast(list[Any], self._client.hmget(deliberation_key(id), "status", "step"))
-        return (Status(status), step) if status else None
+    def where(self, id: str) -> Where | None:
+        """Where the deliberation stands, None for an unknown id."""
+        status, step, sealed = cast(list[Any], self._client.hmget(deliberation_key(id), "status", "step", "sealed"))
+        return Where(Status(status), step, sealed == "1") if status else None
 
     def get(self, id: str) -> Deliberation | None:
         """The deliberation as people see it, None for an unknown id or one finished longer ago than the retention."""
@@ -166,7 +176,7 @@ class Deliberations:
     def wait(self, id: str, timeout_s: float) -> Deliberation | None:
         """The deliberation, as soon as it is final or after `timeout_s` seconds."""
         deadline, pause = time.monotonic() + timeout_s, 0.01
-        while (where := self.where(id)) and not where[0].final and (left := deadline - time.monotonic()) > 0:
+        while (where := self.where(id)) and not where.status.final and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(0.25, pause * 1.5)
         return self.get(id)

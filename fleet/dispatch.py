@@ -1,0 +1,241 @@
+"""From a plan to deliberations and from a deliberation's step to a chord; the API, the listener and the tasks call it.
+
+What is stored here is dispatched for certain: a process that dies in between leaves a deliberation that is due, and
+the watchdog (`fleet.tasks.watchdog`) calls `advance` for it. All ids derive from what was asked for, so doing it again
+opens nothing twice.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery, Signature, chord
+
+from fleet.celery import app as celery_app
+from fleet.deliberation.selection import participants
+from fleet.events import TaskDispatched
+from fleet.models import (
+    Council,
+    Deliberation,
+    DeliberationRef,
+    DeliberationRequest,
+    PlanReceipt,
+    PlanRequest,
+    Role,
+    StoredPlan,
+    Subtask,
+    Task,
+    agent_id,
+    derive_id,
+)
+from fleet.settings import Settings
+from fleet.store import RECORD, Part, Store
+
+ANSWER = "fleet.agent.answer"
+CLOSE_STEP = "fleet.council.close_step"
+ADVANCE = "fleet.council.advance"
+COUNCIL_QUEUE = "council"
+FIRST_STEP = "propose:0"
+
+
+class Dispatcher:
+    """Accepts work and hands it to the workers; thread-safe.
+
+    Its methods raise redis.exceptions.RedisError or kombu.exceptions.OperationalError when ValKey is away; what was
+    accepted before that stays accepted.
+    """
+
+    def __init__(self, store: Store, settings: Settings, app: Celery = celery_app):
+        self._app, self._store, self._settings = app, store, settings
+
+    def submit_plan(self, plan: PlanRequest) -> tuple[StoredPlan, bool]:
+        """Accepts a plan once; returns it as stored and whether it is new.
+
+        Raises: Conflict when its id was used with other content.
+        """
+        now_ms = _now_ms()
+        tasks = self._plan_tasks(plan, now_ms)
+        receipt = PlanReceipt(plan_id=plan.plan_id, deliberations=tuple(map(_reference, tasks)), notes=_notes(plan))
+        stored, created = self._store.submissions.add_plan(
+            StoredPlan(plan=plan, receipt=receipt, created_at_ms=now_ms), tasks
+        )
+        if created:
+            for task in tasks:
+                self.open_step(task, FIRST_STEP, task.agents)
+        return stored, created
+
+    def submit_deliberation(
+        self, request: DeliberationRequest, idempotency_key: str | None = None
+    ) -> tuple[Deliberation | None, bool]:
+        """Accepts one deliberation; the same plan and task, else the same key, is the same deliberation.
+
+        Returns it (None when it was finished longer ago than the retention) and whether it is new.
+        Raises: Conflict when the id or the key was used with other content.
+        """
+        task = self._request_task(request, idempotency_key)
+        created = self._store.submissions.add_deliberation(task, request.digest())
+        if created:
+            self.open_step(task, FIRST_STEP, task.agents)
+        return self._store.deliberations.get(task.deliberation_id), created
+
+    def open_step(self, task: Task, step: str, agents: Sequence[str]) -> None:
+        """Publishes a step's chord: one part per agent on the agents' queue, then `close_step` on the council's."""
+        id, queue = task.deliberation_id, self._settings.agent_queue
+        events = [_dispatched(task, agent) for agent in agents] if step == FIRST_STEP else []
+        if self._store.deliberations.open_step(id, step, agents, queue, events):
+            header = [self._part(task, step, agent) for agent in agents]
+            chord(header, app=self._app, task_id=_group_id(id, step))(self._close(id, step))
+        self._store.deliberations.settle(id)
+
+    def publish_again(self, part: Part) -> None:
+        """Publishes one part whose message was lost, as the same part of the same chord."""
+        store = self._store.deliberations
+        where, queue = store.where(part.deliberation_id), self._settings.agent_queue
+        if where is None or where.status.final or where.sealed or where.step != part.step:
+            store.forget_part(part, queue)
+            return
+        task = store.task(part.deliberation_id)
+        agents = participants(task, part.step, store.answers(part.deliberation_id))
+        self._part(task, part.step, part.agent_id).apply_async(
+            group_id=_group_id(part.deliberation_id, part.step),
+            group_index=agents.index(part.agent_id),
+            chord=self._close(part.deliberation_id, part.step),
+        )
+
+    def advance(self, id: str) -> None:
+        """Does whatever a deliberation waits for, short of what takes time; the watchdog calls it for what is due."""
+        store = self._store.deliberations
+        where = store.where(id)
+        if where is None or where.status.final:
+            store.settle(id)
+        elif where.sealed or where.step == RECORD:
+            self._send(CLOSE_STEP, id, where.step)
+        else:
+            task = store.task(id)
+            self.open_step(task, where.step, participants(task, where.step, store.answers(id)))
+
+    def council(self, role: Role) -> Council:
+        """The council of a role; made with the configured size if there is none."""
+        settings = self._settings
+        return self._store.councils.get(role) or self._store.councils.ensure(
+            Council.of(role, settings.agents_per_council, settings.model, settings.engine)
+        )
+
+    def ensure_councils(self) -> None:
+        """Makes the council of every role, unless AUTO_INIT_COUNCILS is off."""
+        if self._settings.auto_init_councils:
+            for role in Role:
+                self.council(role)
+
+    def _plan_tasks(self, plan: PlanRequest, now_ms: int) -> list[Task]:
+        subtasks = [subtask for subtask in plan.subtasks if subtask.role]
+        if subtasks:
+            return [self._plan_task(plan, subtask.role, subtask, now_ms) for subtask in subtasks if subtask.role]
+        roles = plan.roles or [council.role for council in self._store.councils.list()] or list(Role)
+        return [self._plan_task(plan, role, None, now_ms) for role in roles]
+
+    def _plan_task(self, plan: PlanRequest, role: Role, subtask: Subtask | None, now_ms: int) -> Task:
+        subtask_id = subtask.subtask_id if subtask else None
+        request = DeliberationRequest.model_construct(  # its parts are valid; together they may be longer than one text
+            task_description=_describe(plan, subtask),
+            role=role,
+            story_id=plan.story_id,
+            plan_id=plan.plan_id,
+            task_id=subtask_id or f"{plan.plan_id}.{role.lower()}"[:128],
+            constraints=plan.constraints,
+            rounds=plan.rounds,
+            num_agents=plan.num_agents,
+        )
+        return self._task(request, derive_id(plan.story_id, plan.plan_id, role, subtask_id), now_ms)
+
+    def _request_task(self, request: DeliberationRequest, idempotency_key: str | None) -> Task:
+        if request.plan_id:
+            id = derive_id(request.story_id, request.plan_id, request.role, request.task_id)
+        elif idempotency_key:
+            id = derive_id("Idempotency-Key", idempotency_key)
+        else:
+            id = str(uuid.uuid4())
+        return self._task(request, id, _now_ms())
+
+    def _task(self, request: DeliberationRequest, id: str, now_ms: int) -> Task:
+        council = self.council(request.role)
+        timeout_s = request.constraints.timeout_seconds or self._settings.deliberation_timeout_s
+        return Task(
+            deliberation_id=id,
+            role=request.role,
+            task_id=request.task_id or id,
+            story_id=request.story_id,
+            plan_id=request.plan_id,
+            task_description=request.task_description,
+            constraints=request.constraints,
+            rounds=council.deliberation_rounds if request.rounds is None else request.rounds,
+            agents=_agents(council, request.num_agents),
+            timeout_ms=timeout_s * 1000,
+            strategy=request.strategy,
+            created_at_ms=now_ms,
+        )
+
+    def _part(self, task: Task, step: str, agent: str) -> Signature:
+        part = Part(task.deliberation_id, step, agent)
+        about = task.model_dump(mode="json", include={"role", "task_id", "story_id", "plan_id"})
+        signature: Signature = self._app.signature(
+            ANSWER,
+            args=(task.deliberation_id, step, agent),
+            kwargs={"about": about},
+            options={"task_id": part.id, "queue": self._settings.agent_queue},
+        )
+        return signature
+
+    def _close(self, id: str, step: str) -> Signature:
+        options: dict[str, Any] = {"task_id": f"{_group_id(id, step)}.close", "queue": COUNCIL_QUEUE}
+        # Until the first part starts the only limit is the time in the queue; then the part sets the step's deadline.
+        options |= {"chord_deadline": self._settings.queue_ttl_s, "chord_partial": True}
+        signature: Signature = self._app.signature(CLOSE_STEP, args=(id, step), options=options)
+        return signature
+
+    def _send(self, name: str, id: str, step: str) -> None:
+        self._app.send_task(name, args=([], id, step), queue=COUNCIL_QUEUE)
+
+    def set_deadline(self, id: str, step: str, deadline_s: float) -> None:
+        """The step's chord closes with what has arrived at `deadline_s` (Unix time of ValKey's clock)."""
+        self._app.backend.set_chord_deadline(_group_id(id, step), deadline_s)
+
+
+def _group_id(id: str, step: str) -> str:
+    return f"{id}.{step}"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _reference(task: Task) -> DeliberationRef:
+    return DeliberationRef(deliberation_id=task.deliberation_id, role=task.role, task_id=task.task_id)
+
+
+def _notes(plan: PlanRequest) -> tuple[str, ...]:
+    ordered = any(subtask.depends_on for subtask in plan.subtasks)
+    return ("depends_on is stored, but not yet enforced: all deliberations start at once",) if ordered else ()
+
+
+def _dispatched(task: Task, agent: str) -> TaskDispatched:
+    about = task.model_dump(include={"story_id", "plan_id", "deliberation_id", "task_id", "role"})
+    return TaskDispatched(agent_id=agent, **about)
+
+
+def _agents(council: Council, count: int | None) -> tuple[str, ...]:
+    """The council's agents, the first `count` of them; more than it has are numbered on."""
+    ids = [agent.agent_id for agent in council.agents]
+    if count is None:
+        return tuple(ids)
+    more = (new for number in range(1, 1000) if (new := agent_id(council.role, number)) not in ids)
+    return tuple((ids + [next(more) for _ in range(count - len(ids))])[:count])
+
+
+def _describe(plan: PlanRequest, subtask: Subtask | None) -> str:
+    """What the agents read: the plan, then the part of it that is theirs."""
+    lines = [plan.title or f"Plan {plan.plan_id} of story {plan.story_id}", plan.description or ""]
+    if subtask:
+        lines += [f"Subtask: {subtask.title}", subtask.description or ""]
+    return "\n".join(line for line in lines if line)

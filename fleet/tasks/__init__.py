@@ -1,0 +1,1 @@
+"""Celery tasks and the watchdog: thin, they decode, call and encode."""

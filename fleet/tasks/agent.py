@@ -1,0 +1,183 @@
+"""An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+from celery import shared_task
+from redis.exceptions import ConnectionError, TimeoutError
+
+from fleet.deliberation import answers, labels, prompts, schemas, selection
+from fleet.dispatch import ANSWER
+from fleet.engines.base import Completion, Generation
+from fleet.errors import EngineError, EngineTimeout, Unreadable
+from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
+from fleet.models import Answer, Failure, Message, Phase, Task
+from fleet.settings import Settings
+from fleet.store import Part, PartStart
+from fleet.tasks.process import runtime
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+# How long a finished answer waits for a ValKey that is away, rather than being generated again.
+RECORD_PATIENCE_S = 120.0
+SPREAD = 1.3  # temperature of every agent but the first, for diversity
+
+
+@shared_task(name=ANSWER, ignore_result=True)  # type: ignore[untyped-decorator]
+def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]) -> str:
+    """Answers one part and returns its id; an engine's failure is an answer too, never an exception."""
+    part = Part(deliberation_id, step, agent_id)
+    structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
+    here = runtime()
+    started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
+    start = here.store.deliberations.start_part(part, here.settings.agent_queue, here.settings.part_attempts, started)
+    if start.task is None:
+        log.info("part.unwanted")
+        return part.id
+    here.dispatcher.set_deadline(deliberation_id, step, start.deadline_s)
+    given = _answer(part, start.task, start)
+    events = _events(start.task, given)
+    kept = _patiently(lambda: here.store.deliberations.record_answer(part, given, events))
+    log.info("part.answered", ok=given.ok, kept=kept, failure=given.failure and given.failure.message)
+    return part.id
+
+
+def _answer(part: Part, task: Task, start: PartStart) -> Answer:
+    here = runtime()
+    shown: dict[str, str] = {}
+    began = time.monotonic()
+    try:
+        if start.verdict == "exhausted":
+            raise EngineError("worker", f"it was started {here.settings.part_attempts} times and never ended")
+        generation, shown = _generation(part, task, start.remaining_s, here.settings)
+        completion = here.engine.generate(generation)
+        content = _read(completion, generation, shown)
+    except EngineTimeout as error:
+        return _failed(part, Failure(type="timeout", message=str(error)), began)
+    except EngineError as error:
+        return _failed(part, Failure(type="engine", message=str(error)), began)
+    except Unreadable as error:
+        failure = Failure(type=error.type, message=str(error), raw=completion.text)
+        return _answered(part, generation, completion, shown, failure=failure)
+    return _answered(part, generation, completion, shown, content=content)
+
+
+def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) -> tuple[Generation, dict[str, str]]:
+    """The request to the engine, and which author hides behind each label it shows."""
+    messages, schema, shown, candidates = _prompt(part, task, settings)
+    temperature = 0.7 if part.agent_id == task.agents[0] else 0.7 * SPREAD
+    tags: dict[str, Any] = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "role": task.role}
+    tags |= {"phase": _phase(part), "round": int(part.step.split(":")[1]), "task": task.task_description}
+    generation = Generation(
+        messages=messages,
+        schema=schema,
+        max_tokens=schemas.max_tokens(schema),
+        temperature=temperature,
+        timeout_s=max(0.001, min(settings.request_timeout_s, remaining_s)),
+        tags=tags | {"candidates": candidates},
+    )
+    return generation, shown
+
+
+def _prompt(
+    part: Part, task: Task, settings: Settings
+) -> tuple[tuple[Message, ...], dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Messages, the answer's schema, label → author, label → proposal; by what the step asks for."""
+    proposal = schemas.proposal_schema(settings.proposal_chars)
+    phase = _phase(part)
+    if phase is Phase.PROPOSE:
+        return prompts.propose(task, part.agent_id, proposal), proposal, {}, {}
+    before = runtime().store.deliberations.answers(part.deliberation_id)
+    contents = {made.author_id: made.content for made in selection.proposals(task, before)}
+    room = settings.proposal_chars * 2
+    if phase is Phase.REVISE:
+        critiques = selection.critiques_for(part.agent_id, part.step, before)
+        own = contents[part.agent_id]
+        return prompts.revise(task, part.agent_id, own, critiques, proposal, room), proposal, {}, {}
+    shown = labels.shuffle(part.deliberation_id, part.step, part.agent_id, list(contents))
+    candidates = {label: contents[author] for label, author in shown.items()}
+    if phase is Phase.REVIEW:
+        schema = schemas.review_schema(list(shown), settings.proposal_chars)
+        return prompts.review(task, part.agent_id, candidates, schema, room), schema, shown, candidates
+    schema = schemas.ballot_schema(list(shown))
+    return prompts.vote(task, part.agent_id, candidates, schema, room), schema, shown, candidates
+
+
+def _read(completion: Completion, generation: Generation, shown: dict[str, str]) -> dict[str, Any]:
+    content = answers.read(completion.text, completion.finish_reason, generation.schema)
+    if shown:
+        answers.read_ranking(content, list(shown))
+    return content
+
+
+def _answered(
+    part: Part,
+    generation: Generation,
+    completion: Completion,
+    shown: dict[str, str],
+    *,
+    content: dict[str, Any] | None = None,
+    failure: Failure | None = None,
+) -> Answer:
+    return Answer(
+        agent_id=part.agent_id,
+        step=part.step,
+        content=content,
+        failure=failure,
+        labels=shown,
+        reasoning=completion.reasoning,
+        model=completion.model,
+        temperature=generation.temperature,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        latency_ms=completion.latency_ms,
+        created_at_ms=int(time.time() * 1000),
+    )
+
+
+def _failed(part: Part, failure: Failure, began: float) -> Answer:
+    latency_ms = int((time.monotonic() - began) * 1000)
+    return Answer(
+        agent_id=part.agent_id,
+        step=part.step,
+        failure=failure,
+        latency_ms=latency_ms,
+        created_at_ms=int(time.time() * 1000),
+    )
+
+
+def _events(task: Task, given: Answer) -> list[Event]:
+    about = task.model_dump(include={"deliberation_id", "story_id", "task_id", "role"}) | {"agent_id": given.agent_id}
+    events: list[Event] = []
+    if given.failure:
+        failure = given.failure
+        events.append(TaskFailed(step=given.step, error=failure.message, error_type=failure.type, **about))
+    else:
+        events.append(TaskCompleted(step=given.step, duration_ms=given.latency_ms, **about))
+    if given.step.startswith((Phase.PROPOSE, Phase.REVISE)):
+        tokens = given.prompt_tokens + given.completion_tokens
+        metadata = {"model": given.model, "tokens_used": tokens, "latency_ms": given.latency_ms}
+        status = "completed" if given.ok else "failed"
+        events.append(AgentResult(status=status, proposal=given.content, metadata=metadata, **about))
+    return events
+
+
+def _phase(part: Part) -> Phase:
+    return Phase(part.step.split(":")[0])
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Calls again while ValKey is away, so that an answer that cost GPU time is not lost to its restart."""
+    deadline, pause = time.monotonic() + RECORD_PATIENCE_S, 0.1
+    while True:
+        try:
+            return call()
+        except (ConnectionError, TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            log.warning("valkey.away", waiting_s=pause)
+            time.sleep(pause)
+            pause = min(5.0, pause * 2)

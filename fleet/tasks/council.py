@@ -1,0 +1,114 @@
+"""The callbacks of a deliberation: close a step, open the next, decide, write the decision to the graph."""
+
+from typing import Any
+
+import structlog
+from celery import shared_task
+
+from fleet import checks
+from fleet.deliberation import selection
+from fleet.dispatch import ADVANCE, CLOSE_STEP
+from fleet.errors import Unavailable
+from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped
+from fleet.models import Answer, Checks, Decision, Status, Task
+from fleet.store import RECORD, Sealed
+from fleet.tasks.process import runtime
+
+log = structlog.get_logger(__name__)
+
+GRAPH_RETRY_MS = 5_000
+
+
+@shared_task(name=CLOSE_STEP, ignore_result=True)  # type: ignore[untyped-decorator]
+def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # noqa: ARG001
+    """The body of a step's chord. `parts` only says that the step is over: the answers are in the store."""
+    structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step)
+    if step != RECORD:
+        _close(deliberation_id, step)
+    record(deliberation_id)
+
+
+@shared_task(name=ADVANCE, ignore_result=True)  # type: ignore[untyped-decorator]
+def advance(deliberation_id: str) -> None:
+    """What the watchdog sends for a deliberation that is due."""
+    structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id)
+    runtime().dispatcher.advance(deliberation_id)
+
+
+def _close(id: str, step: str) -> None:
+    """Seals the step and enters the next one, or freezes the decision."""
+    here = runtime()
+    store = here.store.deliberations
+    sealed = store.seal_step(id, step)
+    if sealed is None:
+        return
+    task, answers = store.task(id), store.answers(id)
+    following = selection.next_step(task, step, answers, sealed.budget_ms)
+    if following is None:
+        decision = _decide(task, answers, sealed)
+        store.enter_step(id, step, RECORD, _stepped(task, RECORD), decision)
+        log.info("deliberation.decided", status=decision.status, winner_id=decision.winner_id)
+    elif store.enter_step(id, step, following, _stepped(task, following)):
+        here.dispatcher.open_step(task, following, selection.participants(task, following, answers))
+        log.info("deliberation.stepped", entered=following)
+
+
+def _decide(task: Task, answers: dict[str, dict[str, Answer]], sealed: Sealed) -> Decision:
+    return selection.decide(
+        task,
+        answers,
+        _checks(task, answers),
+        decided_at_ms=sealed.now_ms,
+        started_at_ms=sealed.started_at_ms,
+    )
+
+
+def _checks(task: Task, answers: dict[str, dict[str, Answer]]) -> dict[str, Checks]:
+    contents = {proposal.author_id: proposal.content for proposal in selection.proposals(task, answers)}
+    return {
+        author: checks.check(task, content, [other for name, other in contents.items() if name != author])
+        for author, content in contents.items()
+    }
+
+
+def record(id: str) -> None:
+    """Writes the frozen decision to the graph, then makes it final; while Neo4j is away the deliberation waits."""
+    here = runtime()
+    store = here.store.deliberations
+    where, decision = store.where(id), store.decision(id)
+    if where is None or where.status.final or decision is None:
+        return
+    plan_id = decision.task.plan_id
+    plan = here.store.submissions.plan(plan_id) if plan_id else None
+    try:
+        here.graph.record_decisions([decision], {plan_id: plan} if plan_id and plan else {})
+    except Unavailable as error:
+        store.due_at(id, GRAPH_RETRY_MS)
+        log.warning("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
+        return
+    if store.finish(decision, [_finished(decision), *_added(decision)]):
+        log.info("deliberation.finished", status=decision.status, winner_id=decision.winner_id)
+
+
+def _about(task: Task) -> dict[str, Any]:
+    return task.model_dump(include={"story_id", "plan_id", "deliberation_id", "task_id", "role"})
+
+
+def _stepped(task: Task, step: str) -> DeliberationStepped:
+    return DeliberationStepped(status=Status.IN_PROGRESS, step=step, **_about(task))
+
+
+def _finished(decision: Decision) -> DeliberationFinished:
+    return DeliberationFinished(
+        status=decision.status,
+        winner_agent_id=decision.winner_id,
+        decisions=(decision.decision_id,),
+        duration_ms=decision.duration_ms,
+        error_message=decision.error_message,
+        **_about(decision.task),
+    )
+
+
+def _added(decision: Decision) -> list[DecisionAdded]:
+    story_id = decision.task.story_id
+    return [DecisionAdded(story_id=story_id, decision_id=decision.decision_id)] if decision.winner_id else []

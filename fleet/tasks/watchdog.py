@@ -1,0 +1,82 @@
+"""The watchdog of every council worker: finds deliberations left in the middle, and parts whose message got lost.
+
+Safe in any number of workers: what is due is handed out with a lease, and everything it sends is idempotent.
+"""
+
+import threading
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher
+from fleet.settings import get_settings
+from fleet.store import Store
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_S = 1.0
+FORGET_EVERY = 60  # rounds
+
+
+class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the watchdog's thread in a worker that consumes the council's queue."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **kwargs: Any):
+        super().__init__(parent, **kwargs)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def include_if(self, parent: Any) -> bool:
+        return COUNCIL_QUEUE in parent.app.amqp.queues.consume_from
+
+    def start(self, parent: Any) -> None:
+        if self._thread is None or not self._thread.is_alive():  # called again after every lost connection
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch, args=(parent.app,), name="watchdog", daemon=True)
+            self._thread.start()
+
+    def shutdown(self, parent: Any) -> None:  # noqa: ARG002
+        self._stop.set()
+
+    def _watch(self, app: Any) -> None:
+        settings = get_settings()
+        store = Store.from_settings(settings)
+        watch = Watch(store, Dispatcher(store, settings, app), app, settings.agent_queue)
+        away = False
+        while not self._stop.wait(INTERVAL_S):
+            try:
+                watch.once()
+                away = False
+            except (RedisError, OperationalError) as error:
+                if not away:
+                    log.warning("watchdog.valkey_away", reason=str(error))
+                away = True
+            except Exception:
+                log.exception("watchdog.failed")
+        store.close()
+
+
+class Watch:
+    """One round of looking after deliberations."""
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, app: Any, queue: str):
+        self._store, self._dispatcher, self._app, self._queue = store, dispatcher, app, queue
+        self._rounds = 0
+
+    def once(self) -> None:
+        if self._rounds == 0:
+            self._dispatcher.ensure_councils()
+        for id in self._store.deliberations.take_due():
+            self._app.send_task(ADVANCE, args=(id,), queue=COUNCIL_QUEUE)
+            log.info("watchdog.advance", deliberation_id=id)
+        for part in self._store.deliberations.take_lost(self._queue):
+            self._dispatcher.publish_again(part)
+            log.warning("watchdog.publish_again", part=part.id)
+        if self._rounds % FORGET_EVERY == 0:
+            self._store.deliberations.forget_finished()
+        self._rounds += 1
