@@ -1,0 +1,137 @@
+"""The scripted engine: no model, the same answer to the same question. For tests, benchmarks and demonstrations only.
+
+It reads the request's JSON schema and fills it. What an agent does is its behaviour, chosen by a pattern of its id:
+
+    normal       a sound proposal: an artifact that parses, the task's requirements named
+    excellent    as normal, with every requirement in the artifact too, and high confidence
+    poor         valid JSON, near-empty, its artifact does not parse, low confidence
+    verbose      as normal, and long
+    concise      as normal, in few words
+    error-prone  raises EngineError for about half of its questions: those whose seed (below) starts with an even byte
+    slow         as normal, `slow_s` seconds later
+    silent       never answers: EngineTimeout after `timeout_s` seconds
+
+An answer depends on its seed alone: SHA-256 of behaviour, role, agent_id, phase, round and task, as JSON. The task is
+`tags["task"]`, or else the last message of the user. `tags["requirements"]` is a list of texts, or else the lines of
+the task that start with a dash. A ranking orders `tags["candidates"]` (label → proposal) by what
+`scripted_artifacts.quality` sees in them, best first, equal ones by the seed.
+"""
+
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from fleet.engines.base import Completion, Generation
+from fleet.engines.config import EngineConfig
+from fleet.engines.conform import UnsupportedSchema, conform
+from fleet.engines.scripted_answers import Author
+from fleet.errors import EngineError, EngineTimeout, InvalidRequest
+
+BEHAVIOURS = ("normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent")
+_CHARS_PER_TOKEN = 4
+
+
+def parse_behaviours(text: str) -> dict[str, str]:
+    """Reads "agent-dev-002=silent,*-003=poor".
+
+    Raises:
+        InvalidRequest: a part without "=", or an unknown behaviour.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if bad := [part for part in parts if "=" not in part]:
+        raise InvalidRequest([(("scripted_behaviours",), f"{part!r} is not pattern=behaviour") for part in bad])
+    behaviours = {pattern.strip(): name.strip() for pattern, name in (part.split("=", 1) for part in parts)}
+    check_behaviours(behaviours)
+    return behaviours
+
+
+def check_behaviours(behaviours: Mapping[str, str]) -> None:
+    """Raises InvalidRequest for every behaviour that is none of `BEHAVIOURS`."""
+    faults: list[tuple[tuple[str | int, ...], str]] = [
+        (("scripted_behaviours", pattern), f"unknown behaviour {name!r}; known: {', '.join(BEHAVIOURS)}")
+        for pattern, name in behaviours.items()
+        if name not in BEHAVIOURS
+    ]
+    if faults:
+        raise InvalidRequest(faults)
+
+
+class ScriptedEngine:
+    """Answers from the schema alone, in no time unless told otherwise. Thread-safe."""
+
+    name = "scripted"
+
+    def __init__(self, config: EngineConfig):
+        check_behaviours(config.behaviours)
+        self._behaviours = dict(config.behaviours)
+        self._latency_s, self._slow_s = config.latency_s, config.slow_s
+        self._model = config.model or "scripted"
+        self._closed = threading.Event()
+
+    def behaviour_of(self, agent_id: str) -> str:
+        """The behaviour of the first pattern that matches, or "normal"."""
+        matches = (name for pattern, name in self._behaviours.items() if fnmatchcase(agent_id, pattern))
+        return next(matches, "normal")
+
+    def generate(self, request: Generation) -> Completion:
+        started = time.monotonic()
+        behaviour = self.behaviour_of(str(request.tags.get("agent_id", "")))
+        self._wait(behaviour, request.timeout_s)
+        seed = seed_of(behaviour, request)
+        if behaviour == "error-prone" and seed[0] % 2 == 0:
+            raise EngineError(self.name, "this error-prone agent fails this question")
+        text = json.dumps(self._answer(behaviour, request, seed), ensure_ascii=False)
+        allowed = request.max_tokens * _CHARS_PER_TOKEN
+        return Completion(
+            text=text[:allowed],
+            finish_reason="stop" if len(text) <= allowed else "length",
+            model=self._model,
+            prompt_tokens=sum(_tokens(message.content) for message in request.messages),
+            completion_tokens=_tokens(text[:allowed]),
+            latency_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    def close(self) -> None:
+        """Ends every wait at once; who waits gets an EngineError that is worth trying again."""
+        self._closed.set()
+
+    def _wait(self, behaviour: str, timeout_s: float) -> None:
+        seconds = math.inf if behaviour == "silent" else self._latency_s
+        seconds += self._slow_s if behaviour == "slow" else 0
+        if self._closed.wait(min(seconds, timeout_s)) if seconds else self._closed.is_set():
+            raise EngineError(self.name, "the engine is closed", True)
+        if seconds > timeout_s:
+            raise EngineTimeout(self.name, f"no answer within {timeout_s:g} s", True)
+
+    def _answer(self, behaviour: str, request: Generation, seed: bytes) -> Any:
+        def pick(options: Sequence[Any], path: str) -> Any:
+            digest = hashlib.sha256(seed + path.encode()).digest()
+            return options[int.from_bytes(digest[:8], "big") % len(options)]
+
+        author = Author(behaviour, request.tags, task_of(request), pick)
+        try:
+            return conform(request.schema, author.wish(request.schema), pick)
+        except UnsupportedSchema as error:
+            raise EngineError(self.name, f"cannot fill the schema: {error}") from error
+
+
+def seed_of(behaviour: str, request: Generation) -> bytes:
+    """The 32 bytes on which an answer depends."""
+    tags = (str(request.tags.get(key, "")) for key in ("role", "agent_id", "phase", "round"))
+    return hashlib.sha256(json.dumps([behaviour, *tags, task_of(request)]).encode()).digest()
+
+
+def task_of(request: Generation) -> str:
+    """The task as the seed sees it."""
+    if task := request.tags.get("task"):
+        return str(task)
+    return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+
+
+def _tokens(text: str) -> int:
+    return math.ceil(len(text) / _CHARS_PER_TOKEN)
