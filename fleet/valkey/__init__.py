@@ -1,0 +1,20 @@
+"""Durable Celery on ValKey: chords that end exactly once, workers that outlive the server. README.md tells how."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def install(app: Any, sweep_queues: Iterable[str] | None = None, sweep_interval: float = 0.7) -> None:
+    """Adds to a Celery application what its workers need; call it once, where the application is made.
+
+    Every worker guards chord bodies. A sweeper runs in the workers that consume one of `sweep_queues` (None: in all
+    workers); it needs at least one, better two, and looks every `sweep_interval` seconds. The hardened transport
+    replaces kombu's for `redis://` and `rediss://` in this process.
+    """
+    from fleet.valkey import transport
+    from fleet.valkey.sweeper import GuardBodies, Sweeper
+
+    transport.install()
+    queues = None if sweep_queues is None else frozenset(sweep_queues)
+    configured = type("ChordSweeper", (Sweeper,), {"queues": queues, "interval": sweep_interval})
+    app.steps["worker"].update({GuardBodies, configured})
