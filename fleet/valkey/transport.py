@@ -28,6 +28,7 @@ import logging
 import sys
 import threading
 import time
+from functools import cached_property
 from queue import Empty
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -59,7 +60,8 @@ RETRY_S = 0.5  # between attempts to renew and acknowledge while ValKey is away
 RESTORE_LIMIT = 1000  # messages per look; the stock transport takes ten
 BROKER_ERRORS = (RedisError, OSError)
 
-NOW = "local time = redis.call('TIME') local now = time[1] + time[2] / 1000000 "
+# A full server (noeviction) refuses new messages, not the scripts that begin so: they take, renew and give back.
+NOW = "#!lua flags=allow-oom\nlocal time = redis.call('TIME') local now = time[1] + time[2] / 1000000 "
 
 # A token per message for those who wait; a hundred are plenty, since who found a message looks again unasked.
 WAKE = """
@@ -180,9 +182,10 @@ class QoS(kombu_redis.QoS):
 
     def append(self, message: virtual.Message, delivery_tag: str) -> None:
         """Notes a message that `Channel` has taken, and so registered, already."""
-        if self._keeper is None:
-            self._start_keeper()
         self._held.add(delivery_tag)
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, args=(self._client,), name="lease-keeper", daemon=True)
+            self._keeper.start()
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
@@ -236,25 +239,31 @@ class QoS(kombu_redis.QoS):
             side = "LPUSH" if leftmost else "RPUSH"  # messages are taken from the right
             _evaluate(connection, RESTORE, [*self.channel.registry_keys, *keys], tag, unrenewed_s, side, payload)
 
-    def _start_keeper(self) -> None:
-        # Connections of its own: they outlive the channel, and a fork finds no lock of theirs held by another thread.
-        self._pause_s = self.visibility_timeout / RENEWALS_PER_LEASE
+    @property
+    def _pause_s(self) -> float:
+        return float(self.visibility_timeout) / RENEWALS_PER_LEASE
+
+    @cached_property
+    def _client(self) -> Redis:
+        """Connections of its own: they outlive the channel, and a fork finds no lock of theirs held by a thread."""
         pool: ConnectionPool = self.channel._get_pool()
         pool.connection_kwargs.update(socket_timeout=self._pause_s, socket_connect_timeout=self._pause_s)
         pool.max_connections = 1000  # one for each thread that acknowledges at the same time
-        self._client = Redis(connection_pool=pool)
-        self._keeper = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
-        self._keeper.start()
+        return Redis(connection_pool=pool)
 
-    def _keep(self) -> None:
+    def _keep(self, client: Redis) -> None:
         """Renews until the channel is closed and nothing that it held runs or waits for its acknowledgement."""
+        failing = False
         while not self.channel.closed or self._held or self._unsettled:
             try:
                 self._renew()
-                time.sleep(self._pause_s)
-            except BROKER_ERRORS:
-                time.sleep(RETRY_S)
-        self._client.connection_pool.disconnect()
+                failing = False
+            except BROKER_ERRORS as error:
+                if not failing:
+                    logger.warning("Leases cannot be renewed, trying again every %g s: %s", RETRY_S, error)
+                failing = True
+            time.sleep(RETRY_S if failing else self._pause_s)
+        client.connection_pool.disconnect()
 
     def _renew(self) -> None:
         if self.channel.closed:
@@ -376,7 +385,7 @@ class Channel(kombu_redis.Channel):
             self._asked = None
             command = ["BRPOP", *map(self._wake_key, queues), timeout or self.brpop_timeout]
         self._in_poll = self.client.connection
-        self._brpop_sent_at = time.monotonic()
+        self._brpop_sent_at = time.monotonic()  # type: ignore[assignment]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -391,7 +400,7 @@ class Channel(kombu_redis.Channel):
             self.connection._deliver(_tagged(found[1], asked.tag), queue)
             return True
         finally:
-            self._in_poll = None
+            self._in_poll = False
             self._flush_brpop_reauth()
 
     def _polled_reply(self, **options: Any) -> list[Any] | None:

@@ -71,6 +71,12 @@ class Bench:
         lines = [line.split() for line in trace.read_text().splitlines()] if trace.exists() else []
         return [node for what, task, node in lines if (what, task) == (event, name)]
 
+    def started(self, *names: str) -> list[str]:
+        return [name for name in names for _ in self.nodes("start", name)]
+
+    def await_reconnect(self, worker: Process) -> None:
+        wait_until(lambda: worker.output().count("Connected to redis") == 2, 60, "the worker has reconnected")
+
     def await_(self, event: str, *names: str, node: str | None = None, within_s: float = 30) -> None:
         def happened() -> bool:
             return all(node in nodes if node else nodes for nodes in (self.nodes(event, name) for name in names))
@@ -105,15 +111,34 @@ def test_worker_survives_a_valkey_crash_and_what_it_runs_meanwhile_runs_once(ben
     worker = bench.worker("a", pool)
     for name in ("one", "two", "three", "four"):
         bench.send("wait_for_gate", name, "gate")
-    wait_until(lambda: len(bench.nodes("start", "one") + bench.nodes("start", "two")) == 2, what="two tasks run")
+    wait_until(lambda: len(bench.started("one", "two", "three", "four")) == 2, what="two tasks run")
+    running = bench.started("one", "two", "three", "four")
     bench.crash_valkey()
     bench.valkey.start()
-    connected = "Connected to redis"
-    wait_until(lambda: worker.output().count(connected) == 2, 60, "the worker has reconnected")
+    bench.await_reconnect(worker)
     bench.open("gate")
     bench.await_("end", "one", "two", "three", "four")
     bench.await_nothing_left()
-    assert [len(bench.nodes("start", name)) for name in ("one", "two")] == [1, 1]
+    started = bench.started("one", "two", "three", "four")
+    assert [started.count(name) for name in running] == [1, 1]
+    bench.assert_sound(worker)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_cut_connections_cost_nothing_that_runs(bench: Bench, pool: str) -> None:
+    worker = bench.worker("a", pool)
+    for name in ("one", "two", "three"):
+        bench.send("wait_for_gate", name, "gate")
+    wait_until(lambda: len(bench.started("one", "two", "three")) == 2, what="two tasks run")
+    running = bench.started("one", "two", "three")
+    with bench.valkey.client() as client:
+        client.execute_command("CLIENT", "KILL", "SKIPME", "yes")
+    bench.await_reconnect(worker)
+    bench.open("gate")
+    bench.await_("end", "one", "two", "three")
+    bench.await_nothing_left()
+    started = bench.started("one", "two", "three")
+    assert [started.count(name) for name in running] == [1, 1]
     bench.assert_sound(worker)
 
 
@@ -199,6 +224,14 @@ def test_message_sent_while_the_only_waiting_worker_is_stopped_is_not_lost_with_
     bench.await_("end", "one", within_s=RESTORED_WITHIN_S)
     bench.await_nothing_left()
     bench.assert_sound(second)
+
+
+def test_remote_control_is_answered_by_return(bench: Bench) -> None:
+    bench.worker("a")
+    with bench.valkey.client() as client:
+        replies = bench.app.control.ping(timeout=30, limit=1)
+        assert replies == [{"a@test": {"ok": "pong"}}]
+        assert client.exists("unacked") == 0
 
 
 def test_every_task_ends_though_valkey_crashes_twice_under_load(bench: Bench) -> None:
