@@ -1,0 +1,293 @@
+"""The state machine of a deliberation, on a real Valkey."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fleet.errors import Conflict
+from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStarted, DeliberationStepped, TaskCompleted
+from fleet.models import Answer, Decision, PlanReceipt, PlanRequest, Role, Status, StoredPlan, Task
+from fleet.store import RECORD, Part, Store
+from tests.harness import ValkeyServer
+
+AGENTS = ("agent-dev-001", "agent-dev-002", "agent-dev-003")
+PROPOSE = "propose:0"
+QUEUE = "agents"
+
+
+@pytest.fixture
+def store(valkey_server: ValkeyServer) -> Store:
+    return Store(valkey_server.client(), retention_s=3600)
+
+
+def task(id: str = "d1", timeout_ms: int = 300_000) -> Task:
+    return Task(
+        deliberation_id=id, role=Role.DEV, task_id="t1", story_id="s1", plan_id="p1", task_description="Write it",
+        agents=AGENTS, timeout_ms=timeout_ms, created_at_ms=1,
+    )  # fmt: skip
+
+
+def about(id: str = "d1") -> dict[str, str]:
+    return {"deliberation_id": id, "task_id": "t1", "role": "DEV", "story_id": "s1", "plan_id": "p1"}
+
+
+def answer(agent: str, step: str = PROPOSE) -> Answer:
+    return Answer(agent_id=agent, step=step, content={"summary": agent}, created_at_ms=1)
+
+
+def decision(id: str = "d1", winner: str = AGENTS[0]) -> Decision:
+    return Decision(
+        deliberation_id=id, task=task(id), status=Status.COMPLETED, winner_id=winner, reason="best", decided_at_ms=2
+    )
+
+
+def accepted(store: Store, id: str = "d1", timeout_ms: int = 300_000) -> None:
+    assert store.submissions.add_deliberation(task(id, timeout_ms), "digest")
+    assert store.deliberations.open_step(id, PROPOSE, AGENTS, QUEUE) == list(AGENTS)
+
+
+def start(store: Store, agent: str = AGENTS[0], id: str = "d1", attempts: int = 5) -> str:
+    started = DeliberationStarted(status="IN_PROGRESS", **about(id))
+    return store.deliberations.start_part(Part(id, PROPOSE, agent), QUEUE, attempts, started).verdict
+
+
+def record(store: Store, agent: str, step: str = PROPOSE) -> bool:
+    event = TaskCompleted(
+        agent_id=agent, step=step, duration_ms=1, **{k: about()[k] for k in ("deliberation_id", "task_id", "role")}
+    )  # type: ignore[arg-type]
+    return store.deliberations.record_answer(Part("d1", step, agent), answer(agent, step), [event])
+
+
+def stepped(step: str) -> DeliberationStepped:
+    return DeliberationStepped(status="IN_PROGRESS", step=step, **about())
+
+
+def subjects(store: Store) -> list[str]:
+    return [event.subject for event in store.events.read("0", 1000)]
+
+
+def decide(store: Store) -> None:
+    assert store.deliberations.seal_step("d1", PROPOSE)
+    assert store.deliberations.enter_step("d1", PROPOSE, RECORD, stepped(RECORD), decision())
+
+
+def finish(store: Store) -> bool:
+    event = DeliberationFinished(status="COMPLETED", **about())
+    return store.deliberations.finish(decision(), [event, DecisionAdded(decision_id="decision:d1")])
+
+
+def test_the_first_start_of_a_part_starts_the_deliberation_and_says_so_once(store: Store) -> None:
+    accepted(store)
+    assert store.deliberations.where("d1").status is Status.PENDING  # type: ignore[union-attr]
+    assert [start(store, agent) for agent in AGENTS] == ["run"] * 3
+    assert store.deliberations.where("d1").status is Status.IN_PROGRESS  # type: ignore[union-attr]
+    assert subjects(store).count("orchestration.deliberation.started") == 1
+
+
+def test_the_clock_does_not_run_before_the_first_start(store: Store) -> None:
+    accepted(store, timeout_ms=5_000)
+    sealed = store.deliberations.seal_step("d1", PROPOSE)
+    assert sealed is not None
+    assert sealed.budget_ms == 5_000
+    assert sealed.started_at_ms is None
+
+
+def test_what_a_step_took_is_gone_from_the_time_of_the_next_ones(store: Store, valkey_server: ValkeyServer) -> None:
+    accepted(store, timeout_ms=5_000)
+    start(store)
+    valkey_server.client().hincrby("fleet:deliberation:d1", "deadline_ms", -4_000)  # as if 4 s had passed
+    sealed = store.deliberations.seal_step("d1", PROPOSE)
+    assert sealed is not None
+    assert 0 <= sealed.budget_ms <= 1_000
+    assert store.deliberations.seal_step("d1", PROPOSE).budget_ms == sealed.budget_ms  # type: ignore[union-attr]
+
+
+def test_of_two_answers_to_one_part_the_first_is_kept_with_one_event(store: Store) -> None:
+    accepted(store)
+    start(store)
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(lambda _: record(store, AGENTS[0]), range(16)))
+    assert kept.count(True) == 1
+    assert subjects(store).count("orchestration.task.completed") == 1
+    assert store.deliberations.get("d1").current_count == 1  # type: ignore[union-attr]
+
+
+def test_an_answer_after_the_step_was_sealed_is_kept_out(store: Store) -> None:
+    accepted(store)
+    start(store)
+    store.deliberations.seal_step("d1", PROPOSE)
+    assert not record(store, AGENTS[0])
+    assert store.deliberations.answers("d1") == {}
+    assert "orchestration.task.completed" not in subjects(store)
+
+
+def test_an_answered_part_is_not_wanted_again(store: Store) -> None:
+    accepted(store)
+    start(store)
+    record(store, AGENTS[0])
+    assert start(store) == "unwanted"
+
+
+def test_a_part_that_was_started_too_often_is_exhausted(store: Store) -> None:
+    accepted(store)
+    assert [start(store, attempts=2) for _ in range(3)] == ["run", "run", "exhausted"]
+
+
+def test_only_one_of_many_opens_the_next_step(store: Store) -> None:
+    accepted(store)
+    start(store)
+    store.deliberations.seal_step("d1", PROPOSE)
+    with ThreadPoolExecutor(8) as pool:
+        entered = list(
+            pool.map(lambda _: store.deliberations.enter_step("d1", PROPOSE, "vote:0", stepped("vote:0")), range(16))
+        )
+    assert entered.count(True) == 1
+    assert subjects(store).count("orchestration.deliberation.stepped") == 1
+
+
+def test_a_step_that_is_still_open_cannot_be_left(store: Store) -> None:
+    accepted(store)
+    start(store)
+    assert not store.deliberations.enter_step("d1", PROPOSE, "vote:0", stepped("vote:0"))
+
+
+def test_the_first_decision_is_frozen(store: Store) -> None:
+    accepted(store)
+    start(store)
+    decide(store)
+    other = decision(winner=AGENTS[1])
+    assert not store.deliberations.enter_step("d1", PROPOSE, RECORD, stepped(RECORD), other)
+    assert store.deliberations.decision("d1") == decision()
+
+
+def test_a_deliberation_without_a_decision_cannot_be_finished(store: Store) -> None:
+    accepted(store)
+    start(store)
+    assert not finish(store)
+    assert store.deliberations.where("d1").status is Status.IN_PROGRESS  # type: ignore[union-attr]
+
+
+def test_a_deliberation_is_finished_once_with_its_events(store: Store) -> None:
+    accepted(store)
+    start(store)
+    decide(store)
+    with ThreadPoolExecutor(8) as pool:
+        finished = list(pool.map(lambda _: finish(store), range(16)))
+    assert finished.count(True) == 1
+    assert subjects(store).count("orchestration.deliberation.completed") == 1
+    assert subjects(store).count("context.decision.added") == 1
+
+
+def test_a_final_deliberation_changes_no_more(store: Store) -> None:
+    accepted(store)
+    start(store)
+    decide(store)
+    finish(store)
+    before = subjects(store)
+    assert start(store, AGENTS[1]) == "unwanted"
+    assert store.deliberations.seal_step("d1", RECORD) is None
+    assert store.deliberations.open_step("d1", RECORD, AGENTS, QUEUE) == []
+    assert not record(store, AGENTS[1])
+    assert subjects(store) == before
+
+
+def test_the_outcome_is_shown_only_when_it_is_final(store: Store) -> None:
+    accepted(store)
+    start(store)
+    decide(store)
+    shown = store.deliberations.get("d1")
+    assert shown is not None
+    assert (shown.status, shown.step, shown.winner_id) == (Status.IN_PROGRESS, RECORD, None)
+    finish(store)
+    shown = store.deliberations.get("d1")
+    assert shown is not None
+    assert (shown.status, shown.step, shown.winner_id) == (Status.COMPLETED, None, AGENTS[0])
+
+
+def test_what_was_accepted_and_never_dispatched_becomes_due(store: Store, valkey_server: ValkeyServer) -> None:
+    store.submissions.add_deliberation(task(), "digest")
+    assert store.deliberations.take_due() == []
+    valkey_server.client().zincrby("fleet:due", -10_000, "d1")  # as if 10 s had passed
+    assert store.deliberations.take_due() == ["d1"]
+    assert store.deliberations.take_due() == []  # it is handed out with a lease
+    store.deliberations.settle("d1")
+    valkey_server.client().zincrby("fleet:due", 0, "d2")
+    assert store.deliberations.take_due() == ["d2"]
+
+
+def test_a_part_that_neither_waits_nor_runs_is_lost_only_after_its_age(store: Store) -> None:
+    accepted(store)
+    assert store.deliberations.take_lost(QUEUE, age_ms=60_000) == []
+    lost = store.deliberations.take_lost(QUEUE, age_ms=0)
+    assert {part.agent_id for part in lost} == set(AGENTS)
+
+
+def test_a_part_that_a_worker_holds_is_not_lost(store: Store, valkey_server: ValkeyServer) -> None:
+    accepted(store)
+    held = Part("d1", PROPOSE, AGENTS[0])
+    valkey_server.client().hset("unacked", "tag", json.dumps([{"headers": {"id": held.id}}, "", QUEUE]))
+    assert held not in store.deliberations.take_lost(QUEUE, age_ms=0)
+
+
+def test_parts_in_a_long_queue_are_not_lost(store: Store, valkey_server: ValkeyServer) -> None:
+    accepted(store)
+    valkey_server.client().lpush(QUEUE, "a message")
+    assert store.deliberations.take_lost(QUEUE, age_ms=0) == []
+
+
+def test_a_part_overtaken_by_a_later_one_is_lost_though_the_queue_is_long(
+    store: Store, valkey_server: ValkeyServer
+) -> None:
+    accepted(store, "d1")
+    valkey_server.client().lpush(QUEUE, "a message")
+    valkey_server.client().zincrby(f"fleet:unstarted:{QUEUE}", -1000, Part("d1", PROPOSE, AGENTS[0]).id)
+    accepted(store, "d2")
+    start(store, AGENTS[0], "d2")
+    assert Part("d1", PROPOSE, AGENTS[0]) in store.deliberations.take_lost(QUEUE, age_ms=500)
+
+
+def test_what_is_finished_is_forgotten_after_the_retention(valkey_server: ValkeyServer) -> None:
+    store = Store(valkey_server.client(), retention_s=1)
+    accepted(store)
+    start(store)
+    decide(store)
+    finish(store)
+    client = valkey_server.client()
+    assert {client.ttl(key) for key in client.keys("fleet:deliberation:d1*")} <= {0, 1}
+    client.zincrby("fleet:finished", -2_000, "d1")
+    assert store.deliberations.forget_finished() == 1
+    assert store.deliberations.page() == []
+
+
+def plan(**changes: object) -> PlanRequest:
+    return PlanRequest.model_validate({"plan_id": "p1", "story_id": "s1", "description": "Do it", **changes})
+
+
+def stored(plan: PlanRequest) -> StoredPlan:
+    return StoredPlan(plan=plan, receipt=PlanReceipt(plan_id=plan.plan_id, deliberations=()), created_at_ms=1)
+
+
+def test_the_same_plan_is_stored_once_and_answers_the_same(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: store.submissions.add_plan(stored(plan()), [task()]), range(16)))
+    assert [created for _, created in answers].count(True) == 1
+    assert len({known.dump() for known, _ in answers}) == 1
+
+
+def test_who_approved_a_plan_and_when_does_not_make_it_another(store: Store) -> None:
+    store.submissions.add_plan(stored(plan()), [task()])
+    again = plan(approved_by="somebody else", timestamp="2026-01-01T00:00:00Z")
+    assert store.submissions.add_plan(stored(again), [task()])[1] is False
+
+
+def test_the_same_plan_id_with_other_content_is_a_conflict(store: Store) -> None:
+    store.submissions.add_plan(stored(plan()), [task()])
+    with pytest.raises(Conflict, match="p1"):
+        store.submissions.add_plan(stored(plan(description="Do something else")), [task()])
+
+
+def test_a_deliberation_of_a_plan_cannot_be_asked_for_as_another(store: Store) -> None:
+    store.submissions.add_plan(stored(plan()), [task()])
+    with pytest.raises(Conflict):
+        store.submissions.add_deliberation(task(), "digest")
