@@ -1,0 +1,154 @@
+"""The connection to Neo4j."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import neo4j
+from neo4j import exceptions
+
+from fleet.errors import Unavailable
+from fleet.graph import reader, schema, writer
+from fleet.graph.reader import PlanRecord
+from fleet.models import Decision, Deliberation, StoredPlan, StoryPhase, StoryTransition
+
+T = TypeVar("T")
+
+OUTAGES = (
+    exceptions.ServiceUnavailable,
+    exceptions.ConnectionPoolError,
+    exceptions.TransientError,
+    exceptions.DatabaseError,
+)
+# Login refused or limited, transaction longer than allowed, no such database.
+OUTAGE_CODES = tuple(f"Neo.ClientError.{kind}." for kind in ("Security", "Transaction", "Database"))
+
+
+class Graph:
+    """Fleet's permanent record in one Neo4j.
+
+    Threads may share it, processes may not: make it after a fork. It connects when it is first used, and again after
+    Neo4j was away. Every method raises Unavailable when Neo4j cannot be reached, refuses the login or fails; a write
+    may have happened then, and writing it again is harmless.
+
+    `connection_timeout_s` bounds a connection and its login, `max_transaction_retry_s` how long transactions that met
+    a deadlock or a lost connection are tried again. A transaction longer than `transaction_timeout_s` is ended by the
+    server, so that a writer that froze does not hold its locks for ever.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        user: str,
+        password: str,
+        *,
+        connection_timeout_s: float = 5.0,
+        max_transaction_retry_s: float = 2.0,
+        transaction_timeout_s: float = 30.0,
+    ):
+        self._bounded = neo4j.unit_of_work(timeout=transaction_timeout_s)
+        self._driver = neo4j.GraphDatabase.driver(
+            uri,
+            auth=(user, password),
+            connection_timeout=connection_timeout_s,
+            connection_acquisition_timeout=2 * connection_timeout_s,
+            max_transaction_retry_time=max_transaction_retry_s,
+            # An idle connection is tested before it is used: its server may have restarted, or hang.
+            liveness_check_timeout=0,
+            # A new database has not seen the names that are asked for, and warns of each.
+            notifications_disabled_classifications=["UNRECOGNIZED"],
+        )
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ping(self) -> None:
+        """Returns when Neo4j answers; does not try again."""
+        with self._translated():
+            self._driver.verify_connectivity()
+
+    def ensure_schema(self) -> None:
+        """Creates the constraints that are missing."""
+        for label in schema.Label:
+            self._write(partial(_run, statement=schema.constraint(label)))
+
+    def record_decisions(
+        self, decisions: Sequence[Decision], plans: Mapping[str, StoredPlan] | None = None
+    ) -> tuple[str, ...]:
+        """Writes all of the decisions, with those of the `plans` (by plan id) that they belong to, or nothing.
+
+        What is recorded already stays as it is. Returns the ids of the deliberations that were not.
+
+        Raises: Conflict when a deliberation or a plan is recorded with other content; Unavailable.
+        """
+        return self._write(lambda tx: writer.record_decisions(tx, decisions, plans or {}))
+
+    def record_transition(self, transition: StoryTransition) -> bool:
+        """Writes a transition and, if it is the story's newest, the story's phase; False when it was recorded already.
+
+        A timestamp without a zone is taken as UTC.
+        """
+        return self._write(lambda tx: writer.record_transition(tx, transition))
+
+    def is_recorded(self, deliberation_id: str) -> bool:
+        return self._read(lambda tx: reader.is_recorded(tx, deliberation_id))
+
+    def decision(self, deliberation_id: str) -> Decision | None:
+        """The frozen record, equal to the one that was written."""
+        return next(iter(self._read(lambda tx: reader.decisions(tx, [deliberation_id]))), None)
+
+    def deliberation(self, deliberation_id: str) -> Deliberation | None:
+        """A recorded deliberation as the API shows it; `finished_at_ms` is the time of its decision."""
+        decision = self.decision(deliberation_id)
+        return reader.deliberation_of(decision) if decision else None
+
+    def plan(self, plan_id: str) -> PlanRecord | None:
+        """A plan with what was decided for it, oldest deliberation first."""
+        return self._read(lambda tx: reader.plan(tx, plan_id))
+
+    def transitions(self, story_id: str) -> tuple[StoryTransition, ...]:
+        """Oldest first."""
+        return self._read(lambda tx: reader.transitions(tx, story_id))
+
+    def phase(self, story_id: str) -> StoryPhase | None:
+        """Where the story's newest transition led; None when none is recorded."""
+        return self._read(lambda tx: reader.phase(tx, story_id))
+
+    def _write(self, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
+        with self._translated(), self._driver.session() as session:
+            return session.execute_write(self._bounded(work))
+
+    def _read(self, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
+        with self._translated(), self._driver.session() as session:
+            return session.execute_read(self._bounded(work))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.DriverError, exceptions.Neo4jError) as error:
+            if _is_outage(error):
+                raise Unavailable("neo4j", _reason(error)) from error
+            raise
+
+
+def _run(tx: neo4j.ManagedTransaction, statement: str) -> None:
+    tx.run(statement).consume()
+
+
+def _is_outage(error: Any) -> bool:
+    """True for what can go away by itself or by Neo4j's operator; any other error is Fleet's own."""
+    if isinstance(error, OUTAGES) or error.is_retryable():
+        return True
+    return isinstance(error, exceptions.ClientError) and error.code.startswith(OUTAGE_CODES)
+
+
+def _reason(error: Any) -> str:
+    return getattr(error, "message", None) or str(error) or type(error).__name__
