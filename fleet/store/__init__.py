@@ -8,9 +8,10 @@ from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Deliberations, Part, PartStart, Sealed
 from fleet.store.eventlog import EventLog, LoggedEvent
+from fleet.store.listeners import Listeners, ListenerState
 from fleet.store.submissions import Submissions
 
-__all__ = ["RECORD", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
+__all__ = ["RECORD", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
 
 
 class Store:
@@ -24,6 +25,7 @@ class Store:
         self.councils = Councils(client)
         self.events = EventLog(client, scripts)
         self.dead_letters = DeadLetters(client, scripts)
+        self.listeners = Listeners(client)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Store":
