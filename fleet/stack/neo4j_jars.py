@@ -80,9 +80,15 @@ def _fetch_into(target: Path, on_progress: Callable[[str], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with _session() as session, ThreadPoolExecutor(THREADS) as pool:
-        for done, _ in enumerate(pool.map(lambda jar: _fetch_one(session, jar, partial), jars), 1):
-            if done % 40 == 0 or done == len(jars):
-                on_progress(f"neo4j: {done} of {len(jars)} files fetched")
+        fetches = [pool.submit(_fetch_one, session, jar, partial) for jar in jars]
+        try:
+            for done, fetch in enumerate(fetches, 1):
+                fetch.result()
+                if done % 40 == 0 or done == len(jars):
+                    on_progress(f"neo4j: {done} of {len(jars)} files fetched")
+        except BaseException:  # Ctrl-C too: what was not begun must not keep the exit waiting
+            pool.shutdown(cancel_futures=True)
+            raise
     partial.rename(target)
 
 

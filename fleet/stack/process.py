@@ -36,6 +36,7 @@ class Process:
         self.name = name or log.stem
         self.popen: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._swept = False
 
     def spawn(self) -> None:
         """Starts the program and returns at once."""
@@ -53,6 +54,7 @@ class Process:
                 start_new_session=True,
                 preexec_fn=guard.announcement(),
             )
+        self._swept = False
         guard.groups.add(self.popen.pid)
 
     def start(self) -> None:
@@ -91,7 +93,7 @@ class Process:
 
     def kill(self) -> None:
         """kill -9 of the process and everything below it, as a crash of the machine would."""
-        if self.popen is None:
+        if self.popen is None or self._swept:
             return
         below = self._descendants()
         self.signal_group(signal.SIGKILL)
@@ -99,6 +101,8 @@ class Process:
         for process in below:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        # From here on the number may come to mean another process.
+        self._swept = True
         reaper().forget(self.pid)
 
     def stop(self, timeout_s: float = 30.0) -> int:
@@ -150,11 +154,18 @@ class Server(Process):
         """True when this very server, not another on its port, serves."""
         raise NotImplementedError
 
-    def spawn(self) -> None:
+    def check_port(self) -> None:
+        """Takes another port when this one is taken and may change.
+
+        Raises: PortTaken.
+        """
         if not is_free(self.port):
             if self._settled:
                 raise PortTaken(self.name, self.port)
             self.port = free_port()
+
+    def spawn(self) -> None:
+        self.check_port()
         self.configure()
         super().spawn()
 
@@ -167,8 +178,12 @@ class Server(Process):
         return not self._settled and not is_free(self.port)
 
 
-def start_all(processes: Sequence[Process], on_ready: Callable[[Process, float], None] = lambda *_: None) -> None:
-    """Starts `processes` at once and returns when all are ready.
+def start_all(
+    processes: Sequence[Process],
+    on_ready: Callable[[Process, float], None] = lambda *_: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Starts `processes` at once and returns when all are ready; `meanwhile` is called while it waits and may raise.
 
     Raises: StartFailed when one ends or is not ready within its `ready_timeout_s`, PortTaken. The others keep running.
     """
@@ -180,6 +195,7 @@ def start_all(processes: Sequence[Process], on_ready: Callable[[Process, float],
         for process in [process for process in waiting if _is_ready(process, began)]:
             waiting.remove(process)
             on_ready(process, time.monotonic() - began)
+        meanwhile()
         time.sleep(POLL_S if waiting else 0)
 
 

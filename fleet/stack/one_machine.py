@@ -1,0 +1,171 @@
+"""`fleet up`: a whole fleet in the foreground."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from fleet.stack import neo4j_jars, reaper
+from fleet.stack.errors import AlreadyRunning, StackError
+from fleet.stack.process import Process
+from fleet.stack.processes import Fleet
+from fleet.stack.secret_file import write_private
+from fleet.stack.supervisor import Stop, Supervisor
+
+# Longer than the reaper gives the processes of a fleet that was killed.
+PREDECESSOR_S = 10.0
+# More than its processes and then its servers are given.
+STOP_S = 30.0
+
+
+def run(folder: Path, engine: str, port: int | None, on_progress: Callable[[str], None]) -> int:
+    """See `fleet.stack.up`."""
+    try:
+        folder = folder.expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with only_one(folder):
+            serve(Fleet(folder, engine, port), on_progress)
+    except StackError as error:
+        on_progress(str(error))
+        return 1
+    except KeyboardInterrupt:  # before anything was started
+        return 1
+    return 0
+
+
+def serve(fleet: Fleet, on_progress: Callable[[str], None]) -> None:
+    """Runs `fleet` until SIGINT or SIGHUP (stop now), or SIGTERM (drain; a second one: stop now)."""
+    fleet.announced.unlink(missing_ok=True)
+    fleet.api.check_port()  # now, not after the servers' start
+    if not neo4j_jars.is_fetched():
+        on_progress("neo4j: fetching the server, 175 MB, once on this machine")
+        neo4j_jars.fetch(on_progress)
+    supervisor = FleetSupervisor(fleet, on_progress)
+    with stopped_by_signals(supervisor):
+        supervisor.run()
+
+
+class FleetSupervisor(Supervisor):
+    """Says in fleet.json where the fleet is, from when it is ready until its stop begins."""
+
+    def __init__(self, fleet: Fleet, on_progress: Callable[[str], None]):
+        super().__init__(on_progress)
+        self._fleet = fleet
+        self._began = time.monotonic()
+        for process, stage in fleet.staged():
+            self.add(process, stage)
+
+    def servers_ready(self) -> None:
+        self._fleet.connect()
+
+    def changed(self) -> None:
+        if self._stop is not Stop.NO:
+            return
+        if not self._fleet.announced.exists():
+            self._on_progress(f"{self._fleet.api.url} ready in {time.monotonic() - self._began:.1f} s, Ctrl-C stops it")
+        write_private(self._fleet.announced, json.dumps({**self._fleet.addresses(), "pids": self.pids}, indent=2))
+
+    def stopping(self) -> None:
+        self._fleet.announced.unlink(missing_ok=True)
+        self._on_progress("stopping")
+
+
+@contextlib.contextmanager
+def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
+    meaning = {signal.SIGINT: Stop.NOW, signal.SIGHUP: Stop.NOW, signal.SIGTERM: Stop.DRAIN}
+    seen: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        supervisor.request_stop(Stop.NOW if number in seen else meaning[signal.Signals(number)])
+        seen.append(number)
+
+    # nohup ignores SIGHUP, and that is to stay so.
+    before = {number: signal.getsignal(number) for number in meaning}
+    for number in (number for number in meaning if before[number] is not signal.SIG_IGN):
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, until the last process started meanwhile has ended even should this one be killed.
+
+    Raises: AlreadyRunning.
+    """
+    with (folder / "lock").open("a+") as lock:
+        _lock(lock, folder)
+        reaper.hold(lock.fileno())
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _lock(lock: IO[str], folder: Path) -> None:
+    deadline = time.monotonic() + PREDECESSOR_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = int(lock.read() or 0)
+            if (pid and psutil.pid_exists(pid)) or time.monotonic() > deadline:
+                raise AlreadyRunning(folder, pid) from None
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def embedded(
+    folder: Path, engine: str, port: int | None = None, on_progress: Callable[[str], None] = lambda _: None
+) -> Iterator[dict[str, Any]]:
+    """Runs a fleet beside the caller for as long as the block lasts; gives what its fleet.json says.
+
+    Raises: StartFailed.
+    """
+    command = [sys.executable, "-m", "fleet.stack", str(folder), engine, *([str(port)] if port else [])]
+    process = EmbeddedFleet(command, folder, on_progress)
+    try:
+        process.start()
+        yield json.loads(process.announced.read_text())
+    finally:
+        process.interrupt(STOP_S)
+
+
+class EmbeddedFleet(Process):
+    """A `fleet up` as a child process."""
+
+    ready_timeout_s = 900.0  # the first start on a machine fetches Neo4j
+
+    def __init__(self, command: list[str], folder: Path, on_progress: Callable[[str], None]):
+        super().__init__(command, folder / "logs" / "up.log")
+        self.announced = folder / "fleet.json"
+        self._on_progress, self._told = on_progress, 0
+
+    def ready(self) -> bool:
+        lines = self.output().splitlines(keepends=True)
+        whole = [line.rstrip() for line in lines if line.endswith("\n")]
+        for line in whole[self._told :]:
+            self._on_progress(line)
+        self._told = len(whole)
+        return self.alive and self.announced.exists()
+
+    def interrupt(self, timeout_s: float) -> None:
+        """Stops it as Ctrl-C would."""
+        if self.popen and self.alive:
+            self.popen.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout_s)
+        self.stop()
