@@ -109,7 +109,8 @@ class Claim:
     def fence(self) -> None:
         """Raises Ignore if another worker took over, so that this run has no effect."""
         if not self.renew():
-            raise Ignore(f"chord {self.group_id}: another run of its body took over")
+            logger.warning("chord %s: another run of its body took over, this one has no effect", self.group_id)
+            raise Ignore("another run took over")
 
     def release(self, retries: int, missed_after: float) -> None:
         self.backend.release_body(self.group_id, self.task_id, self.epoch, retries, missed_after)
@@ -189,7 +190,8 @@ def _claim(task: Any, request: Any, group_id: str) -> Claim:
     backend = task.backend
     epoch, detail = backend.claim_body(group_id, request.id, request.retries or 0)
     if not epoch:
-        raise Ignore(f"chord {group_id}: this copy of its body is not needed ({detail})")
+        logger.info("chord %s: this copy of its body is not needed: %s", group_id, detail)
+        raise Ignore(detail)
     request.chord_body_claim = claim = Claim(backend, group_id, request.id, epoch)
     if int(detail) >= MAX_LOST:
         raise ChordError(f"The body of chord {group_id} lost {detail} workers")

@@ -1,6 +1,7 @@
 """The Celery application of the chord tests. Tasks write what they do to a file, which no crash of ValKey can lose."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,26 @@ from celery.exceptions import Reject
 from celery.result import allow_join_result
 
 from fleet import valkey
+from fleet.valkey import transport
 
 FOLDER = Path(os.environ.get("TEST_FOLDER", "."))
+BACKEND = os.environ.get("TEST_BACKEND_CLASS", "fleet.valkey.backend:Backend")
+LEASE_S = float(os.environ.get("TEST_LEASE", "2"))
+
+transport.install()  # for both backends, so that nothing else differs
 
 
 def make_app(url: str, durable: bool) -> Celery:
-    app = Celery("chord_app", broker=url, backend=f"fleet.valkey.backend:Backend+{url}" if durable else url)
+    app = Celery("chord_app", broker=url, backend=f"{BACKEND}+{url}" if durable else url)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         task_default_queue="chord-test",
         task_allow_error_cb_on_chord_header=False,
-        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
-        result_backend_transport_options={"chord_lease": 2, "chord_grace": 1, "chord_republish": 2},
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            **transport.BROKER_TRANSPORT_OPTIONS, "visibility_timeout": 3, "unacked_restore_interval": 1},
+        result_backend_transport_options={
+            "chord_lease": LEASE_S, "chord_grace": LEASE_S / 2, "chord_republish": LEASE_S},
         worker_hijack_root_logger=False,
     )
     if os.environ.get("TEST_ACKS_LATE"):
@@ -128,9 +137,19 @@ def chord_inside(value: int) -> str:
 
 
 @app.task(name="rejected_once", bind=True, acks_late=True)
-def rejected_once(self: Any, value: Any, event: str) -> Any:
+def rejected_once(_self: Any, value: Any, event: str) -> Any:
     note(f"{event} try")
     if not (FOLDER / f"{event}-rejected").exists():
         (FOLDER / f"{event}-rejected").touch()
         raise Reject("not now", requeue=True)
+    return value
+
+
+@app.task(name="kills_its_worker")
+def kills_its_worker(value: Any, event: str, times: int) -> Any:
+    """Dies with its process the first `times` times that it runs."""
+    note(f"{event} start")
+    if sum(line.startswith(f"{event} start") for line in (FOLDER / "trace").read_text().splitlines()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    note(f"{event} end")
     return value

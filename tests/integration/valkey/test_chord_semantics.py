@@ -33,7 +33,7 @@ def celery(request: pytest.FixtureRequest, valkey: ValkeyServer,
 
 def error_of(result: AsyncResult) -> BaseException:
     """The error stored for this very task; `get` raises that of a parent first."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         result.get(timeout=20, follow_parents=False)
     return caught.value
 
