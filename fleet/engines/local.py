@@ -19,6 +19,9 @@ from fleet.errors import EngineError, EngineTimeout, ModelUnavailable
 
 # A prompt is read this many tokens at a time, and only in between can it be given up: some seconds on a slow machine.
 _BATCH_TOKENS = 512
+# What was said within so many tokens counts as repeated. A shorter answer, such as a ballot, cannot loop for long and
+# must not be pushed away from the labels that its prompt mentions.
+_REPEAT_WINDOW = 256
 
 
 class LocalEngine:
@@ -38,6 +41,8 @@ class LocalEngine:
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(config.slots, thread_name_prefix="local-engine")
         self._model = config.model or models.DEFAULT_MODEL
+        known = models.listed(self._model)
+        self._repeat_penalty = known.repeat_penalty if known else 1.0
 
     def load(self, on_progress: models.Progress | None = None) -> None:
         """Fetches the model file if need be and loads it; does nothing when it is loaded.
@@ -60,7 +65,7 @@ class LocalEngine:
             ModelUnavailable: as `load`.
         """
         self.load()
-        call = _Call(request, self._closed)
+        call = _Call(request, self._repeat_penalty, self._closed)
         try:
             future: Future[None] = self._pool.submit(call.run, self._server)
         except RuntimeError as error:
@@ -90,8 +95,8 @@ class LocalEngine:
 class _Call:
     """One request on its way through llama.cpp: collects what is streamed until the end, or until it is given up."""
 
-    def __init__(self, request: Generation, closed: threading.Event):
-        self.request, self.closed = request, closed
+    def __init__(self, request: Generation, repeat_penalty: float, closed: threading.Event):
+        self.request, self.repeat_penalty, self.closed = request, repeat_penalty, closed
         self.given_up = threading.Event()
         self.started = time.monotonic()
         self.deadline = self.started + request.timeout_s
@@ -103,7 +108,7 @@ class _Call:
 
     def run(self, server: Any) -> None:
         if not self._unwanted():
-            server.handle_chat_completions(json.dumps(_body(self.request)), self.on_event)
+            server.handle_chat_completions(json.dumps(_body(self.request, self.repeat_penalty)), self.on_event)
 
     def on_event(self, event: str) -> bool:
         """Called by llama.cpp for every piece it streams; True ends the generation and frees its slot."""
@@ -158,11 +163,13 @@ def _engine_error(error: dict[str, Any]) -> EngineError:
     return EngineError("local", str(error.get("message", error))[:500], int(error.get("code", 500)) >= 500)
 
 
-def _body(request: Generation) -> dict[str, Any]:
+def _body(request: Generation, repeat_penalty: float) -> dict[str, Any]:
     return {
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
+        "repeat_penalty": repeat_penalty if request.max_tokens > _REPEAT_WINDOW else 1.0,
+        "repeat_last_n": _REPEAT_WINDOW,
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": request.schema},

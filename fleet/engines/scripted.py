@@ -11,10 +11,10 @@ It reads the request's JSON schema and fills it. What an agent does is its behav
     slow         as normal, `slow_s` seconds later
     silent       never answers: EngineTimeout after `timeout_s` seconds
 
-An answer depends on its seed alone: SHA-256 of behaviour, role, agent_id, phase, round and task, as JSON. The task is
-`tags["task"]`, or else the last message of the user. `tags["requirements"]` is a list of texts, or else the lines of
-the task that start with a dash. A ranking orders `tags["candidates"]` (label → proposal) by what
-`scripted_artifacts.quality` sees in them, best first, equal ones by the seed.
+Whatever it chooses it chooses by a seed: SHA-256 of behaviour, role, agent_id, phase, round and task, as a JSON array
+of texts. The task is `tags["task"]`, or else the last message of the user. The requirements are `tags["requirements"]`,
+a list of texts, or else the lines with a dash in that message, up to a "</task>". A ranking orders `tags["candidates"]`
+(label → proposal) by what `scripted_artifacts.quality` sees in them, best first, equal ones by the seed.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from typing import Any
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
 from fleet.engines.conform import UnsupportedSchema, conform
-from fleet.engines.scripted_answers import Author
+from fleet.engines.scripted_answers import Author, requirements_of
 from fleet.errors import EngineError, EngineTimeout, InvalidRequest
 
 BEHAVIOURS = ("normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent")
@@ -113,7 +113,8 @@ class ScriptedEngine:
             digest = hashlib.sha256(seed + path.encode()).digest()
             return options[int.from_bytes(digest[:8], "big") % len(options)]
 
-        author = Author(behaviour, request.tags, task_of(request), pick)
+        requirements = requirements_of(request.tags, _prompt(request), task_of(request))
+        author = Author(behaviour, request.tags, requirements, pick)
         try:
             return conform(request.schema, author.wish(request.schema), pick)
         except UnsupportedSchema as error:
@@ -128,8 +129,10 @@ def seed_of(behaviour: str, request: Generation) -> bytes:
 
 def task_of(request: Generation) -> str:
     """The task as the seed sees it."""
-    if task := request.tags.get("task"):
-        return str(task)
+    return str(request.tags.get("task") or _prompt(request))
+
+
+def _prompt(request: Generation) -> str:
     return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
 
 

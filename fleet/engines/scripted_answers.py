@@ -39,9 +39,8 @@ _LENGTH = {"excellent": 5, "verbose": 7, "concise": 2}
 class Author:
     """One agent with one question before it."""
 
-    def __init__(self, behaviour: str, tags: dict[str, Any], task: str, pick: Pick):
-        self.behaviour, self.tags, self.pick = behaviour, tags, pick
-        self.requirements = _requirements(tags, task)
+    def __init__(self, behaviour: str, tags: dict[str, Any], requirements: list[str], pick: Pick):
+        self.behaviour, self.tags, self.requirements, self.pick = behaviour, tags, requirements, pick
 
     def wish(self, schema: Schema) -> Any:
         """What this agent would answer, for every field name that Fleet's schemas have; None for other schemas."""
@@ -84,8 +83,10 @@ class Author:
 
     def _approach(self, count: int) -> str:
         text = f"{self.pick(_STRATEGIES, 'approach')}. "
+        if self.behaviour == "concise":
+            return text.strip()
         text += " ".join(f"For this it has to hold: {name}." for name in self.requirements[:count])
-        return text * 4 if self.behaviour == "verbose" else text
+        return f"{text} " * 4 if self.behaviour == "verbose" else text
 
     def _start(self) -> int:
         return int(self.pick(range(len(_STEPS)), "steps"))
@@ -94,32 +95,32 @@ class Author:
         return f"variant {self.pick(range(1000), 'variant')}, round {self.tags.get('round', 0)}"
 
     def _opinion(self, order: list[str], properties: Schema) -> dict[str, Any]:
-        best = order[0] if order else None
-        reason = f"{best} is the most complete and can be checked as it stands."
-        ranking = properties.get("ranking", {})
+        asked = properties.get("critiques", {}).get("prefixItems", [])
+        labels = [part["properties"]["label"]["enum"][0] for part in asked] or order
+        orders = properties.get("ranking", {}).get("enum")
         return {
-            "critiques": [self._critique(label, place, len(order)) for place, label in enumerate(order)],
-            "ranking": _nearest_order(order, ranking["enum"]) if ranking.get("enum") else order,
-            **dict.fromkeys(("choice", "winner", "label", "chosen"), best),
-            **dict.fromkeys(("reason", "rationale", "why"), reason),
+            "critiques": [self._critique(label, label in order[:-1]) for label in labels],
+            "ranking": _nearest_order(order, orders) if orders else order,
         }
 
-    def _critique(self, label: str, place: int, count: int) -> dict[str, str]:
+    def _critique(self, label: str, good: bool) -> dict[str, str]:
+        missing = self.pick(self.requirements, f"flaw {label}")
         return {
             "label": label,
-            "strength": f"{label} says how its result is checked." if place < count - 1 else f"{label} is short.",
-            "flaw": f"{label} leaves open: {self.requirements[place % len(self.requirements)]}.",
+            "strength": f"{label} says how its result is checked." if good else f"{label} is short.",
+            "flaw": f"{label} leaves open: {missing}.",
             "fix": f"Name it as a step of its own and add a test: {self.pick(_STEPS, f'fix {label}')}.",
         }
 
 
-def _requirements(tags: dict[str, Any], task: str) -> list[str]:
-    """At least one text: what the tags list, else the task's lines with a dash, else its first line."""
+def requirements_of(tags: dict[str, Any], prompt: str, task: str) -> list[str]:
+    """At least one text: what the tags list, else the lines with a dash in the prompt's task, else the task's first."""
     given = tags.get("requirements")
     lines = [str(text) for text in given] if isinstance(given, (list, tuple)) else []
-    lines = lines or [line.strip()[1:].strip() for line in task.splitlines() if line.strip().startswith("- ")]
+    asked = (line.strip() for line in prompt.partition("</task>")[0].splitlines())
+    lines = lines or [line.removeprefix("- ") for line in asked if line.startswith("- ")]
     lines = lines or [line.strip() for line in task.splitlines() if line.strip()][:1]
-    return [line[:200].rstrip(". ") for line in lines if line.strip()][:20] or ["the task as it was given"]
+    return [line[:200].rstrip(". ") for line in lines if line.strip(". ")][:20] or ["the task as it was given"]
 
 
 def _labels(order: str) -> list[str]:
