@@ -1,0 +1,51 @@
+# Everything runs in .venv; `make help` lists the targets.
+#
+#   make setup PYTHON=/path/to/python3.12      when the Python found first is not the one to use
+
+CANDIDATES = $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
+NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
+BIN = .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/installed ## create .venv with everything demo and test need; safe to repeat, quick when nothing changed
+	@$(BIN)/python -m fleet.stack.neo4j_server --fetch
+	@$(BIN)/fleet models fetch
+
+demo: setup ## run a real plan through a real language model on an embedded fleet, show what came of it, stop everything
+	@$(BIN)/fleet demo
+
+test: setup lint ## lint, types, import contracts and every test that needs no GPU and no vLLM
+	$(BIN)/pytest
+
+test-fast: setup lint ## lint, types, import contracts, unit and contract tests
+	$(BIN)/pytest tests/unit tests/contract
+
+lint: .venv/installed ## lint, types and import contracts alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## NAME=...: one benchmark of benchmarks/, its table printed and its rows in benchmarks/results/NAME.json
+	@test -n "$(NAME)" || { echo "which one? make bench NAME=..." >&2; exit 2; }
+	@$(BIN)/python -m benchmarks.$(NAME)
+
+# Made again whenever the dependencies change. The touch comes last, so what was cut off is done again.
+.venv/installed: pyproject.toml constraints.txt
+	@for python in $(CANDIDATES); do \
+	    "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && break; \
+	    python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "Fleet needs Python 3.11 or newer; none among: $(CANDIDATES). Name one: make setup PYTHON=..." >&2; \
+	    exit 1; \
+	fi; \
+	echo "creating .venv with $$($$python --version), a minute or two"; \
+	"$$python" -m venv .venv
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,stack,dev]'
+	@touch $@
