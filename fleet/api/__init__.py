@@ -1,0 +1,79 @@
+"""The HTTP API: `gunicorn -c gunicorn.conf.py 'fleet.api:create_app()'`."""
+
+import logging
+import re
+import time
+import uuid
+
+import structlog
+from flask import Flask, Response, g, request
+
+from fleet.api import auth, problems
+from fleet.api.councils import councils
+from fleet.api.deadletters import deadletters
+from fleet.api.deliberations import deliberations
+from fleet.api.docs import docs
+from fleet.api.events import events
+from fleet.api.health import health
+from fleet.api.plans import plans
+from fleet.api.section import Section
+from fleet.api.services import Services
+from fleet.settings import Settings, get_settings
+
+__all__ = ["create_app"]
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "X-Request-Id"
+MOST_BYTES = 1024 * 1024
+SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, deadletters, health, docs)
+PROBES = ("health.livez", "health.readyz")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The API as a WSGI application. It connects to nothing before the first request that needs it."""
+    settings = settings or get_settings()
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    app.url_map.merge_slashes = False  # its redirects are HTML pages
+    Services(settings).install(app)
+    problems.install(app)
+    app.before_request(_begin)
+    app.before_request(lambda: _authenticate(settings))
+    app.after_request(_end)
+    for section in SECTIONS:
+        app.register_blueprint(section)
+    return app
+
+
+def _begin() -> None:
+    given = request.headers.get(REQUEST_ID, "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    g.began = time.monotonic()
+    structlog.contextvars.clear_contextvars()  # threads are used again
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _authenticate(settings: Settings) -> None:
+    """Every route needs a caller that is known, an unknown one too, except those that say they are public."""
+    if not any(section.is_public(request.endpoint) for section in SECTIONS):
+        auth.authenticate(settings)
+
+
+def _end(response: Response) -> Response:
+    """Logs the request; for a stream, when it begins."""
+    response.headers[REQUEST_ID] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    elapsed_ms = round((time.monotonic() - g.began) * 1000, 1)
+    level = logging.DEBUG if request.endpoint in PROBES else logging.INFO
+    log.log(
+        level,
+        "api.request",
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        duration_ms=elapsed_ms,
+    )
+    return response

@@ -1,0 +1,108 @@
+"""/v1/events and /v1/deliberations/{id}/events."""
+
+import itertools
+import re
+
+from flask import Response, request
+from pydantic import Field
+
+from fleet.api.deliberations import find
+from fleet.api.feed import Feed
+from fleet.api.problems import invalid
+from fleet.api.section import Answer, Header, Operation, Section
+from fleet.api.services import services
+from fleet.models import Deliberation, Model
+
+events = Section("events", "What happens, as Server-Sent Events")
+
+LAST_EVENT_ID = "Last-Event-ID"
+_ID = re.compile(r"\d{1,19}(-\d{1,19})?")
+_MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+# A deliberation's first event is not older than the deliberation, but the clocks of two machines may differ.
+_CLOCK_SKEW_MS = 300_000
+
+_STREAM = Answer("The events: `id` is their place in the log, `event` their subject", media_type=_MEDIA_TYPE)
+_LAST = Header(
+    LAST_EVENT_ID,
+    "Only what came after this event; has precedence over `after`",
+    {"type": "string", "pattern": f"^{_ID.pattern}$"},
+)
+
+
+class EventsQuery(Model):
+    follow: bool = Field(True, description="`false` ends the stream at the present")
+    after: str = Field(
+        "0",
+        pattern=rf"^({_ID.pattern}|\$)$",
+        description="Only what came after this event: 0 is the beginning of the log, $ its end",
+    )
+
+
+@events.operation(
+    "GET",
+    "/events",
+    Operation(
+        summary="All events",
+        description="Lines that begin with a colon are heartbeats. Reconnect with the last `id` as Last-Event-ID.",
+        query=EventsQuery,
+        headers=(_LAST,),
+        answers={200: _STREAM},
+    ),
+)
+def stream_events(query: EventsQuery) -> Response:
+    newest = services().store.events.newest_id()
+    after = _after(query, newest)
+    return _stream(_feed(after, None if query.follow else newest))
+
+
+@events.operation(
+    "GET",
+    "/deliberations/{deliberation_id}/events",
+    Operation(
+        summary="The events of one deliberation",
+        description="The stream ends when the deliberation is final.",
+        query=EventsQuery,
+        headers=(_LAST,),
+        answers={200: _STREAM, 204: Answer("Resumed after its last event: do not reconnect", media_type=None)},
+    ),
+)
+def stream_deliberation(deliberation_id: str, query: EventsQuery) -> Response:
+    found = find(services(), deliberation_id)
+    newest = services().store.events.newest_id()  # after the status: a final one's events are all in the log
+    ends = found.status.final or not query.follow
+    feed = _feed(_begin(found, _after(query, newest)), newest if ends else None, deliberation_id)
+    return _stream(feed, resumed=ends and LAST_EVENT_ID in request.headers)
+
+
+def _after(query: EventsQuery, newest: str) -> str:
+    """The id to begin after. Raises: Refused (422)."""
+    last = request.headers.get(LAST_EVENT_ID)
+    if last is not None and not _ID.fullmatch(last):
+        raise invalid(["header", LAST_EVENT_ID], "is no event id")
+    after = last or query.after
+    return newest if after == "$" else after
+
+
+def _begin(found: Deliberation, after: str) -> str:
+    """Leaves out what is in the log from before the deliberation."""
+    return str(max(0, found.created_at_ms - _CLOCK_SKEW_MS)) if after == "0" else after
+
+
+def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> Feed:
+    return Feed(services().store.events, after, until, deliberation_id, services().stopping)
+
+
+def _stream(feed: Feed, *, resumed: bool = False) -> Response:
+    """The feed as a response; 204 when a client that reconnects has everything already."""
+    if request.method == "HEAD":  # has no body, whose end would free the thread for others
+        return Response(mimetype=_MEDIA_TYPE, headers=_HEADERS)
+    chunks = feed.lines()
+    beginning = list(itertools.islice(chunks, 2 if resumed else 0))
+    if resumed and len(beginning) < 2:
+        return Response(status=204)
+    long_requests = services().long_requests
+    long_requests.enter()
+    response = Response(itertools.chain(beginning, chunks), mimetype=_MEDIA_TYPE, headers=_HEADERS)
+    response.call_on_close(long_requests.leave)
+    return response

@@ -1,0 +1,88 @@
+"""Which of the API's dependencies are up."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import redis
+from redis.exceptions import RedisError
+
+from fleet.errors import Unavailable
+from fleet.graph import Graph
+from fleet.models import Model
+from fleet.settings import Settings
+from fleet.store.listeners import Listeners
+
+
+class Dependency(Model):
+    """`disabled`: not used in this fleet, and not needed to be ready."""
+
+    state: Literal["up", "down", "disabled"]
+    reason: str | None = None
+
+
+class Readiness(Model):
+    ready: bool
+    dependencies: dict[str, Dependency]
+
+
+UP = Dependency(state="up")
+_TIMEOUT_S = 2.0
+_KEPT_S = 1.0
+
+
+class Probe:
+    """Asks each dependency, at most once a second however many probes come; thread-safe."""
+
+    def __init__(self, settings: Settings, graph: Callable[[], Graph]):
+        # A client of its own: the store's waits longer and tries again, for the sake of requests.
+        url = settings.valkey_url.get_secret_value()
+        self._client = redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None
+        )
+        self._nats_enabled, self._graph = settings.nats_enabled, graph
+        self._lock = threading.Lock()
+        self._found: Readiness | None = None
+        self._asked_at = 0.0
+
+    def __call__(self) -> Readiness:
+        with self._lock:
+            if self._found is None or time.monotonic() - self._asked_at > _KEPT_S:
+                self._found = self._ask()
+                self._asked_at = time.monotonic()
+            return self._found
+
+    def _ask(self) -> Readiness:
+        dependencies = {"valkey": self._valkey(), "neo4j": self._neo4j(), "nats": self._nats()}
+        ready = all(dependency.state != "down" for dependency in dependencies.values())
+        return Readiness(ready=ready, dependencies=dependencies)
+
+    def _valkey(self) -> Dependency:
+        try:
+            self._client.ping()
+        except RedisError as error:
+            return _down(f"no answer to PING: {type(error).__name__}")
+        return UP
+
+    def _neo4j(self) -> Dependency:
+        try:
+            self._graph().ping()
+        except Unavailable as error:
+            return _down(error.reason)
+        return UP
+
+    def _nats(self) -> Dependency:
+        if not self._nats_enabled:
+            return Dependency(state="disabled", reason="FLEET_NATS_ENABLED is off")
+        try:
+            listeners = Listeners(self._client).list()
+        except RedisError:
+            return _down("what the listeners say is in valkey, which is down")
+        if not listeners:
+            return _down("no listener is running")
+        return UP if any(one.nats == "connected" for one in listeners) else _down("no listener is connected to it")
+
+
+def _down(reason: str) -> Dependency:
+    return Dependency(state="down", reason=reason)

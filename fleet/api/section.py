@@ -1,0 +1,92 @@
+"""Routes that say what they take and what they answer; reading requests and /openapi.json both go by it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from fleet.api.reading import read_body, read_query
+from fleet.models import Model
+
+V = TypeVar("V", bound=Callable[..., ResponseReturnValue])
+
+
+class NoParameters(Model):
+    """A query without parameters: any is refused, so that a misspelt one is noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request header that an operation reads."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: a model as JSON, else `media_type`, or no content at all."""
+
+    description: str
+    model: type[Model] | None = None
+    media_type: str | None = "application/json"
+    location: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route is for. `query` None takes any parameters; `problems` are those beyond what the rest implies."""
+
+    summary: str
+    answers: Mapping[int, Answer]
+    description: str = ""
+    query: type[Model] | None = NoParameters
+    body: type[Model] | None = None
+    headers: tuple[Header, ...] = ()
+    problems: tuple[int, ...] = ()
+    public: bool = False
+
+
+class Section(Blueprint):
+    """A group of operations."""
+
+    def __init__(self, name: str, description: str, prefix: str | None = "/v1"):
+        super().__init__(name, __name__, url_prefix=prefix)
+        self.description = description
+        self.operations: dict[str, Operation] = {}
+
+    def is_public(self, endpoint: str | None) -> bool:
+        """True for an operation of this section that needs no key."""
+        operation = self.operations.get(endpoint or "")
+        return operation is not None and operation.public
+
+    def operation(self, method: str, path: str, operation: Operation) -> Callable[[V], V]:
+        """Registers a view, which gets the path's ids, and `query` and `body` where the operation has them."""
+
+        def register(view: V) -> V:
+            name = view.__name__
+            self.operations[f"{self.name}.{name}"] = operation
+            self.add_url_rule(
+                path.replace("{", "<").replace("}", ">"), name, _reader(view, operation), methods=[method]
+            )
+            return view
+
+        return register
+
+
+def _reader(view: Callable[..., ResponseReturnValue], operation: Operation) -> Callable[..., ResponseReturnValue]:
+    @wraps(view)
+    def call(**arguments: Any) -> ResponseReturnValue:
+        if operation.query is NoParameters:
+            read_query(NoParameters)
+        elif operation.query:
+            arguments["query"] = read_query(operation.query)
+        if operation.body:
+            arguments["body"] = read_body(operation.body)
+        return view(**arguments)
+
+    return call

@@ -1,0 +1,76 @@
+"""How gunicorn serves the API: what `gunicorn.conf.py` calls."""
+
+import http
+import json
+import socket
+import sys
+from typing import Any, NoReturn
+
+import gunicorn.util
+from flask import Flask
+from gunicorn.glogging import Logger as GunicornLogger
+from pydantic import ValidationError
+
+from fleet import telemetry
+from fleet.api.auth import is_local
+from fleet.api.problems import MEDIA_TYPE
+from fleet.settings import Settings, get_settings
+
+
+def settings_or_exit() -> Settings:
+    """The settings; one line and exit code 2 when they are wrong."""
+    try:
+        return get_settings()
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
+        refuse(f"wrong settings: {'; '.join(faults)}")
+
+
+def refuse(reason: str) -> NoReturn:
+    """Ends the process before it serves anything."""
+    print(f"fleet api: {reason}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def check_exposure(addresses: list[Any], key: str) -> None:
+    """Ends the process when other machines could call an API that asks for no key.
+
+    An address is as gunicorn has it: (host, port, …), or a path or a number, which tell of no host.
+    """
+    for address in addresses:
+        if not key and not _is_local(address):
+            host, port = address[:2]
+            refuse(f"refuses to listen on {host or '*'}:{port} without a key: set FLEET_API_KEY, or bind to 127.0.0.1")
+
+
+def _is_local(address: Any) -> bool:
+    return not isinstance(address, tuple) or is_local(address[0] or "0.0.0.0")
+
+
+def serve_with(app: Flask, worker: Any) -> None:
+    """Tells the application of the worker that serves it: how many threads it has, and when it stops."""
+    services = app.extensions["fleet"]
+    services.long_requests.most = max(1, worker.cfg.threads * 3 // 4)
+    services.stopping = lambda: not worker.alive
+
+
+class Logger(GunicornLogger):  # type: ignore[misc]
+    """Sends gunicorn's own messages where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        telemetry.configure()
+        self.error_log.handlers = []
+        self.error_log.propagate = True
+
+
+def write_problem(sock: socket.socket, status: int, reason: str, message: str) -> None:
+    """What gunicorn answers when it cannot read a request; its own answer is an HTML page."""
+    body = json.dumps({"type": "about:blank", "title": reason, "status": status, "detail": message or reason})
+    head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
+    gunicorn.util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+def install() -> None:
+    """gunicorn has no setting for what it answers to a request that it cannot read."""
+    gunicorn.util.write_error = write_problem
