@@ -7,6 +7,7 @@
     ├── NotFound
     ├── IllegalTransition         a state change that the state machine does not have
     ├── Unavailable               a server Fleet needs does not answer; try again
+    ├── Unreadable                what a model wrote is not the answer it was asked for
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
     └── EngineError               an engine failed
         └── EngineTimeout         no whole answer in time
@@ -76,6 +77,17 @@ class Unavailable(FleetError):
 
     def __str__(self) -> str:
         return f"{self.server} is not available: {self.reason}"
+
+
+class Unreadable(FleetError):
+    """What a model wrote cannot be read; `type` is "truncated", "not_json" or "schema"."""
+
+    def __init__(self, type: str, reason: str):
+        super().__init__(type, reason)
+        self.type, self.reason = type, reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ModelUnavailable(FleetError):

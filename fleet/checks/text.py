@@ -1,0 +1,116 @@
+"""Whether a proposal says something, and something of its own."""
+
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet.checks.fields import artifacts, body, text, texts
+from fleet.models import AdditionalCheck
+
+COPY = 0.9  # share of shingles in common from which a text counts as a copy
+_SHINGLE = 3  # words
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: every character is a word
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_PLACEHOLDER = re.compile(
+    r"(?:todo|tbd|tba|n/?a|none|null|string|text|placeholder|\.{2,}|…|[-_?*#]+|<[^<>]*>|\[[^\[\]]*\])\W*",
+    re.IGNORECASE,
+)
+_LONGEST_PLACEHOLDER = 100  # characters; also keeps the pattern's backtracking harmless
+_REPETITIVE = 0.15  # compressed size by size: prose has about 0.5, a long file of code 0.2
+_LONG_ENOUGH = 200  # characters; below, zlib's own overhead blurs the measure
+_COMMONEST = 0.5  # share of one word from which a text is that word repeated
+
+
+def check_content(content: Mapping[str, Any]) -> AdditionalCheck:
+    """The share of summary, approach, steps and artifacts that say something (artifacts only if there are any)."""
+    steps, files = texts(content, "steps"), [text(file, "content") for file in artifacts(content)]
+    faults = {
+        "summary": fault(text(content, "summary")),
+        "approach": fault(text(content, "approach")),
+        "steps": _fault_of_all(steps),
+    }
+    if files:
+        faults["artifacts"] = _fault_of_all(files)
+    found = {name: why for name, why in faults.items() if why}
+    return AdditionalCheck(
+        check_type="content",
+        passed=not found,
+        score=1 - len(found) / len(faults),
+        message="; ".join(f"{name} {why}" for name, why in found.items()),
+    )
+
+
+def check_original(content: Mapping[str, Any], task: str, others: Sequence[Mapping[str, Any]]) -> AdditionalCheck:
+    """Fails when 90 % of its three-word shingles stand in the task, or it shares 90 % of all with another proposal.
+
+    The first is containment (a proposal may be shorter than the task), the second resemblance (Jaccard). Two proposals
+    that are copies of each other both fail: which came first cannot be told.
+
+    Source: A. Z. Broder, On the resemblance and containment of documents (1997).
+    """
+    own = shingles(body(content))
+    copied = "the task" if own and len(own & shingles(task)) / len(own) >= COPY else ""
+    if any(resemblance(own, shingles(body(other))) >= COPY for other in others):
+        copied = copied or "another proposal"
+    return AdditionalCheck(
+        check_type="original",
+        passed=not copied,
+        score=0.0 if copied else 1.0,
+        message=f"it is a copy of {copied}" if copied else "",
+    )
+
+
+def fault(value: str) -> str:
+    """Why a text says nothing; empty if it does say something."""
+    value = value.strip()
+    if not value:
+        return "is empty"
+    if value.lower().startswith("lorem ipsum") or _is_placeholder(value):
+        return "is a placeholder"
+    words = _words(value)
+    if not words:
+        return "has no words"
+    return "repeats itself" if _repetitive(value, words) else ""
+
+
+def shingles(value: str) -> set[tuple[str, ...]]:
+    """All runs of three words, without regard to case, punctuation and width; of a shorter text, all of its words."""
+    words = _words(value)
+    if len(words) < _SHINGLE:
+        return {tuple(words)} if words else set()
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
+    """Shingles in both by shingles in either; 0 when both are empty."""
+    return len(one & other) / len(one | other) if one or other else 0.0
+
+
+def _fault_of_all(values: Sequence[str]) -> str:
+    """Why several texts together say nothing: one of them does not, or more than half of them repeat another."""
+    if not values:
+        return "are missing"
+    if any(why := fault(value) for value in values):
+        return why.replace("is ", "are ", 1) if len(values) > 1 else why
+    different = {" ".join(_words(value)) for value in values}
+    return "repeat each other" if len(different) < len(values) / 2 else ""
+
+
+def _is_placeholder(value: str) -> bool:
+    return len(value) <= _LONGEST_PLACEHOLDER and _PLACEHOLDER.fullmatch(value) is not None
+
+
+def _repetitive(value: str, words: Sequence[str]) -> bool:
+    if len(words) >= 6 and max(Counter(words).values()) > len(words) * _COMMONEST:
+        return True
+    data = value.encode("utf-8", "replace")
+    if len(data) < _LONG_ENOUGH:
+        return len(value) >= 30 and len(set(value.lower())) < 6
+    return len(zlib.compress(data)) / len(data) < _REPETITIVE
+
+
+def _words(value: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", value).casefold())

@@ -1,0 +1,1 @@
+"""How a council deliberates, without any I/O: schemas, prompts, labels, reading answers, ranking, selection."""
