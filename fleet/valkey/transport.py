@@ -14,8 +14,8 @@ Usable by any Celery application: call `install()` before the first connection a
 * What runs while the connection is lost is neither given back nor forgotten: its lease is renewed and its
   acknowledgement made as soon as ValKey answers again, so it does not run a second time.
 * A message is taken from its queue and registered as held in one step, so no instant of a worker's death loses it. To
-  that end a worker waits for tokens in a list beside the queue. A producer without this transport leaves no token; its
-  messages are noticed within the second that a wait lasts.
+  that end a worker waits for tokens in a list beside the queue (its name, kombu's separator, "wake"). A producer
+  without this transport leaves no token; a waiting worker notices its messages within the second that a wait lasts.
 
 A task can still run twice (its worker was stopped for longer than the lease, or ValKey lost its last second), so tasks
 must be idempotent.
@@ -203,7 +203,7 @@ class QoS(kombu_redis.QoS):
             return self.ack(delivery_tag)
         self._held.discard(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
-        return self.restore_by_tag(delivery_tag, leftmost=True)
+        return self.restore_by_tag(delivery_tag, self._client, leftmost=True)
 
     def restore_unacked(self, client: Redis | None = None) -> None:
         """Gives back what a closing channel holds, except what runs on in a worker that is about to reconnect."""
@@ -214,7 +214,7 @@ class QoS(kombu_redis.QoS):
         self._delivered.clear()
         try:
             for tag in given_back:
-                self.restore_by_tag(tag, client)
+                self.restore_by_tag(tag, client or self._client)
         except BROKER_ERRORS:
             logger.warning("ValKey is away: unacknowledged messages go back when their lease lapses")
 

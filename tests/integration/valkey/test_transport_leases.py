@@ -147,6 +147,44 @@ def test_full_valkey_refuses_new_messages_but_lets_workers_drain_it(valkey: Valk
         assert not client.exists(QUEUE, "unacked", "unacked_index")
 
 
+def test_closed_channel_fails_as_a_lost_connection_does_yet_settles_what_it_held(valkey: ValkeyServer) -> None:
+    with connection(valkey) as there, valkey.client() as client:
+        channel = there.default_channel
+        publish(channel, "one")
+        message = get(channel)
+        there.collect()
+        with pytest.raises(there.connection_errors):
+            channel._size(QUEUE)
+        message.ack()
+        assert (client.llen(QUEUE), client.hlen("unacked")) == (1, 0), "given back when it was closed"
+
+
+@pytest.mark.parametrize("source", ["published", "restored"])
+def test_waiting_consumer_is_woken_by_what_is(valkey: ValkeyServer, source: str) -> None:
+    received: list[str] = []
+    wait_s = 60  # between two looks of a consumer that nobody wakes
+    with (
+        connection(valkey) as there,
+        connection(valkey) as elsewhere,
+        valkey.client() as client,
+    ):
+        if source == "restored":
+            publish(elsewhere.default_channel, "one")
+            message = get(elsewhere.default_channel)
+        queue, channel = there.SimpleQueue(QUEUE).queue, there.channel()
+        channel.brpop_timeout = wait_s
+        with Consumer(channel, queue, on_message=lambda message: received.append(message.payload)):
+            consumer = threading.Thread(target=there.drain_events, kwargs={"timeout": wait_s / 2})
+            consumer.start()
+            wait_until(lambda: client.info("clients")["blocked_clients"], what="the consumer waits")
+            if source == "restored":
+                message.requeue()
+            else:
+                publish(elsewhere.default_channel, "one")
+            consumer.join()
+    assert received == ["one"]
+
+
 def test_rejected_message_goes_to_the_back_of_its_queue(valkey: ValkeyServer) -> None:
     with connection(valkey) as there:
         channel = there.default_channel
