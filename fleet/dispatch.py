@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, Signature, chord
 
 from fleet.celery import app as celery_app
-from fleet.deliberation.selection import participants
+from fleet.deliberation.steps import participants
 from fleet.events import TaskDispatched
 from fleet.models import (
     Council,

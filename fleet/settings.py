@@ -1,11 +1,14 @@
 """Every setting of Fleet, read from `FLEET_…` variables; the original's names are accepted as aliases."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+T = TypeVar("T")
 
 
 def _behaviours(value: Any) -> Any:
@@ -13,6 +16,11 @@ def _behaviours(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return dict(pair.split("=", 1) for pair in value.replace(" ", "").split(",") if "=" in pair)
+
+
+def _by_engine(local: T, other: T) -> Callable[[dict[str, Any]], T]:
+    """A default for the small model on this machine's processor, and one for all other engines."""
+    return lambda settings: local if settings.get("engine") == "local" else other
 
 
 def _alias(name: str, *originals: str) -> AliasChoices:
@@ -42,9 +50,14 @@ class Settings(BaseSettings):
     scripted_behaviours: Annotated[dict[str, str], NoDecode, BeforeValidator(_behaviours)] = Field(default_factory=dict)
     scripted_latency_s: float = Field(0.0, ge=0)
     cache_dir: Path | None = Field(None, description="Model files are kept here; ~/.cache/fleet unless set")
-    request_timeout_s: float = Field(60.0, gt=0, description="One answer of one agent")
+    request_timeout_s: float = Field(
+        default_factory=_by_engine(240.0, 60.0), gt=0, description="One answer of one agent; local: 240, others: 60"
+    )
     proposal_chars: int = Field(
-        6000, ge=600, le=60_000, description="Largest proposal, all texts together; the schema's bounds follow from it"
+        default_factory=_by_engine(1800, 6000),
+        ge=600,
+        le=60_000,
+        description="Largest proposal, all texts together; the schema follows from it; local: 1800, others: 6000",
     )
 
     auto_init_councils: bool = Field(True, validation_alias=_alias("AUTO_INIT_COUNCILS", "AUTO_INIT_COUNCILS"))

@@ -42,7 +42,7 @@ def wait_for(client: Client, id: str, *, quiet: bool) -> dict[str, Any]:
     found: dict[str, Any] = client.get(path)
     if not quiet and found["status"] not in FINAL:
         for subject, payload in client.events(f"{path}/events"):
-            console.print(event_line(subject, payload))
+            console.print(event_line(subject, payload), markup=False)
             if subject.startswith("orchestration.deliberation.") and payload["status"] in FINAL:
                 break
     while found["status"] not in FINAL:
@@ -51,14 +51,15 @@ def wait_for(client: Client, id: str, *, quiet: bool) -> dict[str, Any]:
 
 
 def event_line(subject: str, payload: dict[str, Any]) -> str:
-    """One event as one line."""
-    role, agent = payload.get("role", ""), payload.get("agent_id", "")
+    """One event as one line: when, who, what."""
     seconds = payload.get("duration_ms", 0) / 1000
     details = {
+        "orchestration.task.dispatched": "is asked for a proposal",
+        "orchestration.deliberation.started": "deliberation starts",
         "orchestration.deliberation.stepped": f"{payload.get('step')} begins",
         "orchestration.task.completed": f"{payload.get('step')} answered in {seconds:.1f} s",
         "orchestration.task.failed": f"{payload.get('step')} failed: {payload.get('error')}",
-        "context.decision.added": payload.get("decision_id", ""),
+        "context.decision.added": f"{payload.get('decision_id')} is in the graph",
     }
-    detail = details.get(subject, payload.get("status", ""))
-    return f"  {payload.get('timestamp', '')[11:19]}  {subject:<38.38} {role:<9} {agent:<19} {detail}"
+    detail = details.get(subject) or f"{subject.split('.')[1]} {payload.get('status', '')}"
+    return f"{payload.get('timestamp', '')[11:19]} {payload.get('agent_id') or payload.get('role', ''):<20} {detail}"

@@ -2,11 +2,7 @@
 
 import asyncio
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -23,6 +19,8 @@ from fleet.cli.client import FAILED, Address, Client, fail
 from fleet.cli.deliberation import FINAL, event_line
 from fleet.cli.output import console, print_deliberation, table
 from fleet.events import PLAN_APPROVED
+from fleet.stack.errors import StackError
+from fleet.stack.one_machine import embedded
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "password-reset.yaml"
 QUIET_S = 3.0  # the last events follow the last final state within this time
@@ -46,44 +44,22 @@ def demo(file: Path, engine: str, timeout_s: int) -> None:
     Exit code 0 only if every deliberation is COMPLETED.
     """
     began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="fleet-demo-"))
     plan = yaml.safe_load(file.read_text())
-    fleet = _start(folder, engine)
+    folder = Path(tempfile.mkdtemp(prefix="fleet-demo-"))
     try:
-        address = _wait_until_ready(fleet, folder)
-        console.rule("The plan is approved by a NATS event")
-        found, events = asyncio.run(asyncio.wait_for(_run(plan, address), timeout_s))
-        _show(plan["plan_id"], address, found, events)
-        completed = all(one["status"] == "COMPLETED" for one in found)
+        with embedded(folder, engine, on_progress=console.print) as details:
+            address = Address(details["api_url"], details["api_key"], details)
+            console.rule("The plan is approved by a NATS event")
+            found, events = asyncio.run(asyncio.wait_for(_run(plan, address), timeout_s))
+            _show(plan["plan_id"], address, found, events)
     except TimeoutError:
         fail(f"not done after {timeout_s} s; the logs are in {folder}/logs")
-    finally:
-        _stop(fleet)
-    if not completed:
+    except StackError as error:
+        fail(f"{error}; the logs are in {folder}/logs")
+    if not all(one["status"] == "COMPLETED" for one in found):
         fail(f"not every deliberation is COMPLETED; the logs are in {folder}/logs", FAILED)
     shutil.rmtree(folder, ignore_errors=True)
     console.print(f"\nEvery deliberation COMPLETED, in {time.monotonic() - began:.0f} s with start and stop.")
-
-
-def _start(folder: Path, engine: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "fleet.cli", "up", "--dir", str(folder), "--engine", engine]
-    return subprocess.Popen(command, env={**os.environ, "FLEET_DIR": str(folder)}, start_new_session=True)
-
-
-def _wait_until_ready(fleet: "subprocess.Popen[bytes]", folder: Path) -> Address:
-    path = folder / "fleet.json"
-    while not path.exists():
-        if fleet.poll() is not None:
-            fail(f"`fleet up` ended with {fleet.returncode}; the logs are in {folder}/logs")
-        time.sleep(0.1)
-    details = json.loads(path.read_text())
-    return Address(details["api_url"], details["api_key"], details)
-
-
-def _stop(fleet: "subprocess.Popen[bytes]") -> None:
-    if fleet.poll() is None:
-        fleet.send_signal(signal.SIGINT)
-        fleet.wait()
 
 
 async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, Any]], list[Msg]]:
@@ -94,7 +70,7 @@ async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, A
     async def on_event(message: Msg) -> None:
         events.append(message)
         if message.subject.startswith(("orchestration.", "context.")):
-            console.print(event_line(message.subject, json.loads(message.data)))
+            console.print(event_line(message.subject, json.loads(message.data)), markup=False)
 
     for subject in ("orchestration.>", "agent.results.>", "context.>", "deadletter.>"):
         await connection.subscribe(subject, cb=on_event)

@@ -1,6 +1,7 @@
 """What people see (rich tables) and what programs read (`--json`: one document on stdout)."""
 
 import json
+import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,8 +34,9 @@ def status(value: str) -> Text:
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table; strings in `rows` are shown as they are, never as markup."""
     made = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for column in columns[:-1]:
+        made.add_column(column, overflow="fold", no_wrap=True)
+    made.add_column(columns[-1], overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else escape(str(cell)) for cell in row))
     console.print(made)
@@ -48,7 +50,7 @@ def print_deliberation(found: dict[str, Any]) -> None:
         console.print(f"  now in {found['step']}, {found['current_count']} of {found['expected_count']} proposals")
     if found.get("results"):
         rows = [_ranked(result, found.get("winner_id")) for result in found["results"]]
-        table("Proposals", ["rank", "agent", "score", "checks", "peers", "what was checked", "proposal"], rows)
+        table("Proposals", ["rank", "agent", "score", "checks", "peers", "failed checks", "proposal"], rows)
     if found.get("winner_id"):
         print_winner(found)
     for failure in found.get("failures", []):
@@ -59,9 +61,16 @@ def print_deliberation(found: dict[str, Any]) -> None:
 
 
 def print_winner(found: dict[str, Any]) -> None:
-    best = next(one["proposal"] for one in found["results"] if one["proposal"]["author_id"] == found["winner_id"])
-    content = best["content"]
-    lines = [f"Why: {found['reason']}", "", f"Summary: {content['summary']}", f"Approach: {content['approach']}"]
+    best = next(one for one in found["results"] if one["proposal"]["author_id"] == found["winner_id"])
+    content, checks = best["proposal"]["content"], best["checks"]
+    ran = ", ".join(f"{name} {'✓' if ok else '✗'}" for name, ok in checked(checks).items())
+    lines = [
+        f"Why: {found['reason']}",
+        f"Checks: {ran}",
+        "",
+        f"Summary: {content['summary']}",
+        f"Approach: {content['approach']}",
+    ]
     lines += [f"  {number}. {step}" for number, step in enumerate(content["steps"], 1)]
     for artifact in content["artifacts"]:
         lines += ["", f"{artifact['path']} ({artifact['language']})", artifact["content"]]
@@ -77,13 +86,12 @@ def _ranked(result: dict[str, Any], winner_id: str | None) -> list[Any]:
         f"{result['score']:.2f}",
         f"{result['check_score']:.2f}",
         "-" if peers is None else f"{peers:.2f}",
-        _checked(result["checks"]),
-        proposal["content"]["summary"][:200],
+        ", ".join(name for name, passed in checked(result["checks"]).items() if not passed) or "none",
+        textwrap.shorten(proposal["content"]["summary"], 70, placeholder=" …"),
     ]
 
 
-def _checked(checks: dict[str, Any]) -> str:
-    """ "lint ✓ content ✗": what ran, and whether it passed."""
+def checked(checks: dict[str, Any]) -> dict[str, bool]:
+    """What was checked, and whether it passed; what did not run is absent."""
     named = {name: check["passed"] for name, check in checks.items() if name != "additional_checks" and check}
-    named |= {check["check_type"]: check["passed"] for check in checks.get("additional_checks", [])}
-    return " ".join(f"{name} {'✓' if passed else '✗'}" for name, passed in named.items())
+    return named | {check["check_type"]: check["passed"] for check in checks.get("additional_checks", [])}

@@ -8,7 +8,7 @@ import structlog
 from celery import shared_task
 from redis.exceptions import ConnectionError, TimeoutError
 
-from fleet.deliberation import answers, labels, prompts, schemas, selection
+from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER
 from fleet.engines.base import Completion, Generation
 from fleet.errors import EngineError, EngineTimeout, Unreadable
@@ -70,7 +70,7 @@ def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) 
     messages, schema, shown, candidates = _prompt(part, task, settings)
     temperature = 0.7 if part.agent_id == task.agents[0] else 0.7 * SPREAD
     tags: dict[str, Any] = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "role": task.role}
-    tags |= {"phase": _phase(part), "round": int(part.step.split(":")[1]), "task": task.task_description}
+    tags |= {"phase": _phase(part), "round": steps.parse(part.step)[1], "task": task.task_description}
     generation = Generation(
         messages=messages,
         schema=schema,
@@ -94,7 +94,7 @@ def _prompt(
     contents = {made.author_id: made.content for made in selection.proposals(task, before)}
     room = settings.proposal_chars * 2
     if phase is Phase.REVISE:
-        critiques = selection.critiques_for(part.agent_id, part.step, before)
+        critiques = steps.critiques_for(part.agent_id, part.step, before)
         own = contents[part.agent_id]
         return prompts.revise(task, part.agent_id, own, critiques, proposal, room), proposal, {}, {}
     shown = labels.shuffle(part.deliberation_id, part.step, part.agent_id, list(contents))
@@ -166,7 +166,7 @@ def _events(task: Task, given: Answer) -> list[Event]:
 
 
 def _phase(part: Part) -> Phase:
-    return Phase(part.step.split(":")[0])
+    return steps.parse(part.step)[0]
 
 
 def _patiently(call: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ import structlog
 from celery import shared_task
 
 from fleet import checks
-from fleet.deliberation import selection
+from fleet.deliberation import selection, steps
 from fleet.dispatch import ADVANCE, CLOSE_STEP
 from fleet.errors import Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped
@@ -43,13 +43,13 @@ def _close(id: str, step: str) -> None:
     if sealed is None:
         return
     task, answers = store.task(id), store.answers(id)
-    following = selection.next_step(task, step, answers, sealed.budget_ms)
+    following = steps.next_step(task, step, answers, sealed.budget_ms)
     if following is None:
         decision = _decide(task, answers, sealed)
         store.enter_step(id, step, RECORD, _stepped(task, RECORD), decision)
         log.info("deliberation.decided", status=decision.status, winner_id=decision.winner_id)
     elif store.enter_step(id, step, following, _stepped(task, following)):
-        here.dispatcher.open_step(task, following, selection.participants(task, following, answers))
+        here.dispatcher.open_step(task, following, steps.participants(task, following, answers))
         log.info("deliberation.stepped", entered=following)
 
 
