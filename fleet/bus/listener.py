@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -43,6 +44,7 @@ class Listener:
         self._streams = {stream.name: Check("missing") for stream in STREAMS}
         self._durables = {consumer.durable: Check("missing") for consumer in consumers}
         self._connected = False
+        self._last_error: Exception | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until `stop` is set; then lets what is in hand end, for 15 s at most."""
@@ -64,7 +66,7 @@ class Listener:
         try:
             await self._connect(client, over)
         except NATS_ERRORS as error:
-            self._servers.away("nats", client.last_error or error)
+            self._servers.away("nats", self._last_error or error)
             return False
         stopping = asyncio.create_task(_after(stop, over.set))
         self._connected = True
@@ -74,7 +76,7 @@ class Listener:
             if stop.is_set():
                 await asyncio.gather(*(inbox.drain(DRAIN_S) for inbox in self._inboxes))
             else:
-                self._servers.away("nats", client.last_error or ConnectionError("the connection is closed"))
+                self._servers.away("nats", self._last_error or ConnectionError("the connection is closed"))
         finally:
             self._connected = False
             stopping.cancel()
@@ -85,6 +87,10 @@ class Listener:
         async def lost() -> None:
             over.set()
 
+        async def failed(error: Exception) -> None:
+            self._last_error = error
+
+        self._last_error = None
         try:
             await client.connect(
                 self._url.split(","),
@@ -95,7 +101,7 @@ class Listener:
                 connect_timeout=3,
                 ping_interval=5,
                 max_outstanding_pings=2,
-                error_cb=_ignore,  # its default prints a traceback; what matters is in `last_error`
+                error_cb=failed,  # its default prints a traceback
                 closed_cb=lost,
             )
         except NATS_ERRORS:
@@ -151,6 +157,14 @@ class Listener:
         self._store.listeners.report(state)
 
 
+async def until_signalled(listener: Listener) -> None:
+    """Runs the listener until this process gets SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await listener.run(stop)
+
+
 def _note(kind: str, name: str, known: dict[str, Check], found: Check) -> None:
     """Says so when something is not, or no longer, as it was found last."""
     if found != known[name]:
@@ -182,7 +196,3 @@ async def _close(client: Client) -> None:
         if client.is_connected:
             await client.flush(2)
         await client.close()
-
-
-async def _ignore(error: Exception) -> None:
-    """Does nothing."""

@@ -1,12 +1,11 @@
 """The listener as a process: what `fleet listener` runs."""
 
 import asyncio
-import signal
 
 import structlog
 
 from fleet.bus.consumers import consumers
-from fleet.bus.listener import Listener
+from fleet.bus.listener import Listener, until_signalled
 from fleet.dispatch import Dispatcher
 from fleet.graph import Graph
 from fleet.settings import Settings
@@ -29,11 +28,3 @@ def run(settings: Settings) -> int:
         graph.close()
         store.close()
     return 0
-
-
-async def until_signalled(listener: Listener) -> None:
-    """Runs the listener until this process gets SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await listener.run(stop)

@@ -141,27 +141,28 @@ class Publisher:
         Each names the one before it in its stream, so a stream that refuses one refuses the rest: none overtakes it.
         """
         before: dict[str | None, str] = {}
-        acks = []
+        sent = []
         for event in events:
             headers, stream = self._headers(event), stream_of(event.subject)
             if stream in before:
                 headers[Header.EXPECTED_LAST_MSG_ID] = before[stream]
             before[stream] = headers[Header.MSG_ID]
-            acks.append(await self._js.publish_async(event.subject, event.payload.encode(), headers=headers))
-        async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-            answers = await asyncio.gather(*acks, return_exceptions=True)
+            sent.append(self._send(event, headers))
+        answers = await asyncio.gather(*sent, return_exceptions=True)
         return not any(isinstance(answer, BaseException) for answer in answers)
 
     async def _one_by_one(self, events: Sequence[LoggedEvent]) -> None:
         """In order without naming the one before: for streams that others publish to as well."""
         for event in events:
-            payload, headers = event.payload.encode(), self._headers(event)
             try:
-                await self._js.publish(event.subject, payload, timeout=PUBLISH_TIMEOUT_S, headers=headers)
+                await self._send(event, self._headers(event))
             except APIError as error:
                 if error.err_code != TOO_LARGE_FOR_STREAM:
                     raise
                 await self._bury(event, error.description or str(error))
+
+    async def _send(self, event: LoggedEvent, headers: dict[str, str]) -> None:
+        await self._js.publish(event.subject, event.payload.encode(), timeout=PUBLISH_TIMEOUT_S, headers=headers)
 
     def _headers(self, event: LoggedEvent) -> dict[str, str]:
         return {Header.MSG_ID: f"{self._instance}:{event.id}", EVENT_ID: event.id}
