@@ -20,6 +20,7 @@ OUTAGES = (
     exceptions.ConnectionPoolError,
     exceptions.TransientError,
     exceptions.DatabaseError,
+    exceptions.UnsupportedServerProduct,
 )
 # Login refused or limited, transaction longer than allowed, no such database.
 OUTAGE_CODES = tuple(f"Neo.ClientError.{kind}." for kind in ("Security", "Transaction", "Database"))
@@ -32,8 +33,8 @@ class Graph:
     Neo4j was away. Every method raises Unavailable when Neo4j cannot be reached, refuses the login or fails; a write
     may have happened then, and writing it again is harmless.
 
-    `connection_timeout_s` bounds a connection and its login, `max_transaction_retry_s` how long transactions that met
-    a deadlock or a lost connection are tried again. A transaction longer than `transaction_timeout_s` is ended by the
+    `connection_timeout_s` bounds the wait for a connection, `max_transaction_retry_s` how long transactions that met a
+    deadlock or a lost connection are tried again. A transaction longer than `transaction_timeout_s` is ended by the
     server, so that a writer that froze does not hold its locks for ever.
     """
 
@@ -52,7 +53,7 @@ class Graph:
             uri,
             auth=(user, password),
             connection_timeout=connection_timeout_s,
-            connection_acquisition_timeout=2 * connection_timeout_s,
+            connection_acquisition_timeout=connection_timeout_s,
             max_transaction_retry_time=max_transaction_retry_s,
             # An idle connection is tested before it is used: its server may have restarted, or hang.
             liveness_check_timeout=0,
@@ -150,5 +151,6 @@ def _is_outage(error: Any) -> bool:
     return isinstance(error, exceptions.ClientError) and error.code.startswith(OUTAGE_CODES)
 
 
-def _reason(error: Any) -> str:
-    return getattr(error, "message", None) or str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    """The error's text in one line."""
+    return " ".join((getattr(error, "message", None) or str(error) or type(error).__name__).split())

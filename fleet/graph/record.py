@@ -10,6 +10,7 @@ from fleet.graph.schema import Label, Properties, Relation
 from fleet.models import Ballot, Decision, StoredPlan, StoryPhase, StoryTransition, Subtask, Task, derive_id, digest
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PLAN_FIELDS = {"title", "description", "complexity", "roles"}
 
 
 class Record:
@@ -40,7 +41,7 @@ class Record:
 
 def add_plan(record: Record, stored: StoredPlan) -> None:
     plan = stored.plan
-    for_queries = plan.model_dump(include={"title", "description", "complexity", "roles"}, exclude_none=True)
+    for_queries = plan.model_dump(mode="json", include=PLAN_FIELDS, exclude_none=True)
     id = record.add(Label.PLAN, plan.plan_id, {**schema.PLAN.encode(stored), **for_queries, "digest": plan.digest()})
     record.relate(schema.HAS_PLAN, record.add(Label.STORY, plan.story_id), id)
     approval = plan.model_dump(mode="json", include={"approved_by", "timestamp"}, exclude_none=True)

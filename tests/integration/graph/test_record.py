@@ -231,14 +231,14 @@ def test_recording_again_changes_nothing(graph: Graph, neo4j_empty: Neo4jServer)
     assert everything(neo4j_empty) == before
 
 
-def test_a_record_of_an_earlier_batch_may_be_part_of_a_later_one(graph: Graph, neo4j_empty: Neo4jServer) -> None:
+def test_only_what_is_new_in_a_batch_is_written(graph: Graph) -> None:
     plan = samples.plan()
     early, late = samples.decision(plan), samples.decision(plan, task=samples.task(plan, "verify"))
-    graph.record_decisions([early, late, early], by_id(plan))
-    together = everything(neo4j_empty)
     graph.record_decisions([early], by_id(plan))
-    assert graph.record_decisions([late, early], by_id(plan)) == ()
-    assert everything(neo4j_empty) == together
+    assert graph.record_decisions([early, late, late, early], by_id(plan)) == (late.deliberation_id,)
+    assert graph.record_decisions([]) == ()
+    assert graph.decision(early.deliberation_id) == early
+    assert graph.decision(late.deliberation_id) == late
 
 
 def test_another_outcome_for_the_same_deliberation_is_refused_with_all_that_came_with_it(

@@ -1,0 +1,186 @@
+"""Writers that die, freeze or meet: the graph has all of a record, once, or nothing of it."""
+
+import itertools
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
+
+import neo4j
+import pytest
+
+from fleet.graph import Graph
+from fleet.graph.schema import Label
+from fleet.models import StoryPhase
+from tests.harness import Neo4jServer
+from tests.integration.graph.dump import everything, query
+from tests.integration.graph.test_transitions import step
+from tests.unit.graph import samples
+
+T = TypeVar("T")
+WRITERS = 8
+
+
+def fork_writer(server: Neo4jServer, write: Callable[[Graph], object], number: int, at: int, **options: float) -> int:
+    """Starts a process that sends itself the signal `number` before its statement `at`; the commit is the last one."""
+    if pid := os.fork():
+        return pid
+    # Whatever happens, the child must not go on with the tests of its parent.
+    status = 1
+    try:
+        statements = itertools.count(1)
+
+        def counted(function: Callable[..., T]) -> Callable[..., T]:
+            def call(*arguments: Any, **parameters: Any) -> T:
+                if next(statements) == at:
+                    os.kill(os.getpid(), number)
+                return function(*arguments, **parameters)
+
+            return call
+
+        for name in ("run", "_commit"):
+            setattr(neo4j.ManagedTransaction, name, counted(getattr(neo4j.ManagedTransaction, name)))
+        write(Graph(server.uri, server.user, server.password, **options))
+        status = 0
+    finally:
+        if status:
+            traceback.print_exc()
+        os._exit(status)
+
+
+def deaths(server: Neo4jServer, write: Callable[[Graph], object]) -> int:
+    """Kills a writer before its first statement, then one before its second, …; how many until one wrote it all."""
+    before = everything(server)
+    for number in itertools.count(1):
+        _, status = os.waitpid(fork_writer(server, write, signal.SIGKILL, number), 0)
+        if status == 0:
+            return number - 1
+        assert os.WIFSIGNALED(status), "the writer failed"
+        assert everything(server) == before, f"killed before statement {number}"
+    raise AssertionError
+
+
+def test_a_writer_killed_anywhere_leaves_nothing_and_the_next_write_is_complete(
+    graph: Graph, neo4j_empty: Neo4jServer
+) -> None:
+    plan = samples.plan()
+    decisions = [samples.decision(plan), samples.failed(plan, task=samples.task(plan, "verify"))]
+
+    killed = deaths(neo4j_empty, lambda graph: graph.record_decisions(decisions, {plan.plan.plan_id: plan}))
+
+    assert killed > 10
+    record = graph.plan(plan.plan.plan_id)
+    assert record is not None
+    assert record.stored == plan
+    assert sorted(record.decisions, key=lambda decision: decision.task.task_id) == decisions
+
+
+def test_a_transition_killed_anywhere_leaves_nothing_and_the_next_write_is_complete(
+    graph: Graph, neo4j_empty: Neo4jServer
+) -> None:
+    transition = step(samples.unique("story"), StoryPhase.DRAFT, StoryPhase.DESIGN)
+
+    assert deaths(neo4j_empty, lambda graph: graph.record_transition(transition)) > 3
+
+    assert graph.transitions(transition.story_id) == (transition,)
+    assert graph.phase(transition.story_id) == StoryPhase.DESIGN
+
+
+def test_a_writer_that_freezes_holds_its_locks_no_longer_than_a_transaction_may_take(
+    graph: Graph, neo4j_empty: Neo4jServer
+) -> None:
+    decision = samples.decision(None)
+    write = lambda graph: graph.record_decisions([decision])  # noqa: E731
+    pid = fork_writer(neo4j_empty, write, signal.SIGSTOP, 5, transaction_timeout_s=1)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        assert graph.record_decisions([decision]) == (decision.deliberation_id,)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert graph.decision(decision.deliberation_id) == decision
+
+
+def at_once(*works: Callable[[], T]) -> list[T]:
+    """Runs the works in as many threads, started together."""
+    barrier = Barrier(len(works))
+
+    def run(work: Callable[[], T]) -> T:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(run, works))
+
+
+def without_clock(server: Neo4jServer) -> list[str]:
+    rows = [json.loads(row) for row in everything(server)]
+    for row in rows:
+        row["properties"].pop("updated_at_ms", None)
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def test_the_same_record_written_by_many_at_once_is_written_once(graph: Graph) -> None:
+    plan = samples.plan()
+    decision = samples.decision(plan)
+    write = lambda: graph.record_decisions([decision], {plan.plan.plan_id: plan})  # noqa: E731
+
+    written = at_once(*[write] * WRITERS)
+
+    assert sorted(written) == [()] * (WRITERS - 1) + [(decision.deliberation_id,)]
+    assert graph.decision(decision.deliberation_id) == decision
+
+
+def test_many_writers_of_one_plan_make_the_graph_that_one_writer_makes(graph: Graph, neo4j_empty: Neo4jServer) -> None:
+    plan = samples.plan()
+    plans = {plan.plan.plan_id: plan}
+    names = ("design", "build", "verify", "notes") * 2
+    decisions = [samples.decision(plan, task=samples.task(plan, name)) for name in names]
+    graph.record_decisions(decisions, plans)
+    expected = without_clock(neo4j_empty)
+    query(neo4j_empty, "MATCH (n) DETACH DELETE n")
+
+    pairs = zip(decisions, decisions[1:] + decisions[:1], strict=True)
+    at_once(*[lambda pair=pair: graph.record_decisions(pair, plans) for pair in pairs])
+
+    assert without_clock(neo4j_empty) == expected
+
+
+def test_writers_of_several_plans_of_a_story_and_of_its_transitions_do_not_lose_each_others_work(
+    graph: Graph, neo4j_empty: Neo4jServer
+) -> None:
+    story = samples.unique("story")
+    plans = [samples.plan(story_id=story) for _ in range(WRITERS // 2)]
+    decisions = [samples.decision(plan) for plan in plans]
+    transitions = [step(story, StoryPhase.BUILD, StoryPhase.TEST, minutes) for minutes in range(WRITERS // 2)]
+
+    at_once(
+        *[
+            lambda d=d, p=p: graph.record_decisions([d], {p.plan.plan_id: p})
+            for d, p in zip(decisions, plans, strict=True)
+        ],
+        *[lambda t=t: graph.record_transition(t) for t in transitions],
+    )
+
+    assert [graph.decision(decision.deliberation_id) for decision in decisions] == decisions
+    assert graph.transitions(story) == tuple(transitions)
+    newest = query(neo4j_empty, "MATCH (s:Story {id: $id}) RETURN s.at_us AS us", id=story)
+    assert newest == query(neo4j_empty, "MATCH (t:PhaseTransition) RETURN max(t.at_us) AS us")
+
+
+def test_every_label_has_unique_ids_however_many_create_the_schema(graph: Graph, neo4j_server: Neo4jServer) -> None:
+    for row in query(neo4j_server, "SHOW CONSTRAINTS YIELD name"):
+        query(neo4j_server, f"DROP CONSTRAINT {row['name']}")
+
+    at_once(*[graph.ensure_schema] * WRITERS)
+    graph.ensure_schema()
+
+    found = query(neo4j_server, "SHOW CONSTRAINTS YIELD type, labelsOrTypes AS labels, properties AS names")
+    assert sorted(row["labels"] for row in found) == sorted([str(label)] for label in Label)
+    assert all("UNIQUENESS" in row["type"] and row["names"] == ["id"] for row in found)
+    with pytest.raises(neo4j.exceptions.ConstraintError):
+        query(neo4j_server, "UNWIND [1, 2] AS n CREATE (:Story {id: 'twice'})")
