@@ -42,7 +42,7 @@ def wait_for(client: Client, id: str, *, quiet: bool) -> dict[str, Any]:
     found: dict[str, Any] = client.get(path)
     if not quiet and found["status"] not in FINAL:
         for subject, payload in client.events(f"{path}/events"):
-            console.print(event_line(subject, payload), markup=False)
+            console.print(event_line(subject, payload), markup=False, soft_wrap=True)
             if subject.startswith("orchestration.deliberation.") and payload["status"] in FINAL:
                 break
     while found["status"] not in FINAL:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -70,7 +71,7 @@ async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, A
     async def on_event(message: Msg) -> None:
         events.append(message)
         if message.subject.startswith(("orchestration.", "context.")):
-            console.print(event_line(message.subject, json.loads(message.data)), markup=False)
+            console.print(event_line(message.subject, json.loads(message.data)), markup=False, soft_wrap=True)
 
     for subject in ("orchestration.>", "agent.results.>", "context.>", "deadletter.>"):
         await connection.subscribe(subject, cb=on_event)
@@ -102,14 +103,13 @@ def _show(plan_id: str, address: Address, found: list[dict[str, Any]], events: l
     for one in found:
         print_deliberation(one)
     console.rule("Events on NATS")
-    subjects = [".".join(event.subject.split(".")[:3]) for event in events]
+    subjects = [re.sub(r"^agent\.results\..*", "agent.results.{deliberation_id}", event.subject) for event in events]
     counts = {subject: subjects.count(subject) for subject in sorted(set(subjects))}
     table("Published by the listener", ["subject", "events"], [[name, count] for name, count in counts.items()])
     console.rule("The same, read from Neo4j")
-    console.print(CYPHER.strip(), markup=False)
+    console.print(CYPHER.strip(), markup=False, soft_wrap=True)
     details = address.details
-    with neo4j.GraphDatabase.driver(
-        details["neo4j_uri"], auth=(details["neo4j_user"], details["neo4j_password"])
-    ) as driver:
+    login = (details["neo4j_user"], details["neo4j_password"])
+    with neo4j.GraphDatabase.driver(details["neo4j_uri"], auth=login, notifications_min_severity="OFF") as driver:
         records, _, keys = driver.execute_query(CYPHER, plan_id=plan_id)
     table("Neo4j", list(keys), [[record[key] for key in keys] for record in records])

@@ -63,5 +63,7 @@ def _reachable(address: Address) -> list[dict[str, Any]]:
     }
     parts = [_part("api", True, f"answers at {address.url}")]
     for name, state in ready.get("dependencies", {}).items():
-        parts.append(_part(name, state["ok"], state.get("reason") or state["state"], remedies.get(name, "")))
+        parts.append(
+            _part(name, state["state"] != "down", state.get("reason") or state["state"], remedies.get(name, ""))
+        )
     return parts

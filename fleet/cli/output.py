@@ -55,7 +55,8 @@ def print_deliberation(found: dict[str, Any]) -> None:
         print_winner(found)
     for failure in found.get("failures", []):
         reason = f"{failure['failure']['type']}: {failure['failure']['message']}"
-        console.print(Text(f"  {failure['agent_id']} in {failure['step']} failed: {reason}", style="yellow"))
+        line = f"  {failure['agent_id']} in {failure['step']} failed: {reason}"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     if found.get("error_message"):
         console.print(Text(f"  {found['error_message']}", style="red"))
 
