@@ -103,7 +103,7 @@ class NatsServer(DataServer):
 class Neo4jServer(DataServer):
     """Neo4j's community server in a process of its own; the first start on a machine fetches it (130 MB)."""
 
-    ready_timeout_s = 120.0
+    ready_timeout_s = 180.0  # 5 to 9 s where nothing else runs
     user = "neo4j"
 
     def __init__(self, folder: Path, port: int | None = None, log: Path | None = None):

@@ -3,6 +3,7 @@
 The servers but Neo4j are the real ones, and so is everything that starts, watches and stops them.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-# Work that takes a second to end once asked to, and a child of its own.
+# Has a child, and work that takes half a second to end once asked to; then it writes down which ports are open.
 WORKER = """
-import pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, socket, subprocess, sys, time
+def is_open(port):
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", int(port))) == 0
 def finish(*_):
-    time.sleep(1)
-    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(0.5)
+    ports = json.loads(os.environ["PORTS"])
+    pathlib.Path(sys.argv[1]).write_text(json.dumps({name: is_open(port) for name, port in ports.items()}))
     sys.exit()
 signal.signal(signal.SIGTERM, finish)
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -48,6 +53,11 @@ class SmallFleet(Fleet):
         self.api = SmallApi(self.logs / "api.log", port)
         self.worker = Process([sys.executable, "-c", WORKER, str(folder / "drained")], self.logs / "worker.log")
         self.bridge = Process([sys.executable, "-c", DEAF if deaf else BRIDGE], self.logs / "bridge.log")
+
+    def connect(self) -> None:
+        super().connect()
+        ports = {server.name: server.port for server in (self.valkey, self.nats, self.api)}
+        self.worker.env["PORTS"] = json.dumps(ports)
 
     def staged(self) -> Iterator[tuple[Process, Stage]]:
         yield self.valkey, Stage.SERVER
