@@ -100,7 +100,9 @@ def _stream(feed: Feed, *, resumed: bool = False) -> Response:
     chunks = feed.lines()
     beginning = list(itertools.islice(chunks, 2 if resumed else 0))
     if resumed and len(beginning) < 2:
-        return Response(status=204)
+        nothing = Response(status=204)
+        nothing.headers.remove("Content-Type")
+        return nothing
     long_requests = services().long_requests
     long_requests.enter()
     response = Response(itertools.chain(beginning, chunks), mimetype=_MEDIA_TYPE, headers=_HEADERS)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 import fleet
-from fleet.api.problems import KINDS, MEDIA_TYPE, Problem
+from fleet.api.problems import BUSY, KEY_REUSED, KINDS, MEDIA_TYPE, Problem
 from fleet.api.section import Answer, Operation, Section
 from fleet.models import Model
 
@@ -24,8 +25,9 @@ or the same `Idempotency-Key`, does nothing twice. Bodies are JSON in UTF-8, at 
 parameters are refused. A request's `X-Request-Id` comes back with the answer and is in the log."""
 
 
+@lru_cache(maxsize=1)
 def build(app: Flask) -> Document:
-    """The document for all sections of `app`."""
+    """The document for all sections of `app`, made once; not to be changed."""
     routes = list(operations(app))
     return {
         "openapi": "3.1.0",
@@ -90,16 +92,24 @@ def _parameters(rule: Rule, operation: Operation) -> Iterator[Document]:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
     schema = operation.query.model_json_schema(ref_template=_TEMPLATE) if operation.query else {}
     for name, property in schema.get("properties", {}).items():
-        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": property}
-        yield parameter | ({"description": text} if (text := property.pop("description", "")) else {})
+        description = {"description": text} if (text := property.pop("description", "")) else {}
+        required = name in schema.get("required", ())
+        yield {"name": name, "in": "query", "required": required, **description, "schema": _not_null(property)}
     for header in operation.headers:
         yield {"name": header.name, "in": "header", "description": header.description, "schema": dict(header.schema)}
+
+
+def _not_null(schema: Document) -> Document:
+    """The schema without null, which a query cannot say: the parameter is left out instead."""
+    kinds = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else {name: value for name, value in schema.items() if name != "title"}
 
 
 def _responses(rule: Rule, operation: Operation) -> Document:
     responses = {str(status): _answer(answer) for status, answer in operation.answers.items()}
     for status in sorted(_problems(rule, operation)):
-        titles = [kind.title for kind in KINDS if kind.status == status and kind.slug != "busy"]
+        rare = {BUSY} if operation.body else {BUSY, KEY_REUSED}
+        titles = [kind.title for kind in KINDS if kind.status == status and kind not in rare]
         responses.setdefault(str(status), _problem(" · ".join(titles)))
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     return responses
