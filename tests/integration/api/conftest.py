@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,14 @@ class CheckedClient(FlaskClient):
     """A client that fails a test whose answer is not what /openapi.json says."""
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:
-        answer = super().open(*args, **kwargs)
+        answer = super().open(*args, **{"buffered": True, **kwargs})
         check(self.application, answer)
         return answer
+
+
+@cache
+def documented_api() -> openapi.Document:
+    return openapi.build(create_app(Settings()))
 
 
 def check(app: Flask, answer: TestResponse) -> None:
@@ -76,7 +82,7 @@ def check(app: Flask, answer: TestResponse) -> None:
         endpoint, _ = app.url_map.bind("localhost").match(answer.request.path, answer.request.method)
     except HTTPException:
         return
-    document = openapi.build(app)
+    document = documented_api()
     rule = next(rule for rule in app.url_map.iter_rules() if rule.endpoint == endpoint)
     method = "get" if answer.request.method == "HEAD" else answer.request.method.lower()
     responses = document["paths"][openapi.path_of(rule)][method]["responses"]
@@ -102,12 +108,12 @@ def settings(valkey_server: ValkeyServer) -> Settings:
     return Settings(valkey_url=valkey_server.url, nats_enabled=False, engine="scripted", api_key=KEY)
 
 
-@pytest.fixture
-def celery_app(valkey_server: ValkeyServer) -> Iterator[Celery]:
+@pytest.fixture(scope="session")
+def celery_app(shared_valkey: ValkeyServer) -> Iterator[Celery]:
     app = Celery("fleet.api.tests", set_as_current=False)
     app.conf.update(
-        broker_url=valkey_server.url,
-        result_backend=f"fleet.valkey.backend:Backend+{valkey_server.url}",
+        broker_url=shared_valkey.url,
+        result_backend=f"fleet.valkey.backend:Backend+{shared_valkey.url}",
         task_default_queue="council",
     )
     install(app)
