@@ -51,7 +51,7 @@ class Listener:
         threads = sum(inbox.consumer.width for inbox in self._inboxes) + OTHER_THREADS
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, "listener"))
         log.info("listener_starts", listener_id=self.id)
-        reporting = asyncio.create_task(self._report(stop))
+        reporting = asyncio.create_task(_keep("report", lambda: self._report(stop), stop))
         failures = 0
         while not stop.is_set():
             failures = 0 if await self._connection(stop) else failures + 1
@@ -138,6 +138,7 @@ class Listener:
         while not stop.is_set():
             try:
                 await asyncio.to_thread(self._write_report)
+                self._servers.back("valkey")
             except RedisError as error:
                 self._servers.away("valkey", error)
             await wait(stop, REPORT_S)
@@ -147,7 +148,7 @@ class Listener:
     def _write_report(self) -> None:
         state = ListenerState(
             listener_id=self.id,
-            nats="connected" if self._connected else "away",
+            nats="connected" if self._connected and not self._servers.is_away("jetstream") else "away",
             streams={name: check.state for name, check in self._streams.items()},
             consumers={name: check.state for name, check in self._durables.items()},
             relay="leader" if self._relay.leading else "standby",

@@ -37,6 +37,9 @@ class Servers:
             self._away.discard(server)
             log.info("server_back", server=server)
 
+    def is_away(self, server: str) -> bool:
+        return server in self._away
+
 
 def delay_s(attempt: int, first: float = 0.5, cap: float = 30.0) -> float:
     """Seconds to wait after the failed attempt `attempt` (1, 2, …): doubling up to `cap`, the half of it random."""

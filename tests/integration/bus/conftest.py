@@ -28,7 +28,8 @@ def store(valkey_server: ValkeyServer) -> Iterator[Store]:
 
 
 @pytest.fixture(autouse=True)
-def quick_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop waits for these; with shorter ones the many listeners of these tests end sooner."""
+def quick_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests wait for these in many listeners: with shorter ones they end sooner."""
+    monkeypatch.setattr("fleet.bus.listener.REPORT_S", 0.5)
     monkeypatch.setattr("fleet.bus.consumers.FETCH_S", 0.2)
     monkeypatch.setattr("fleet.bus.relay.READ_MS", 200)

@@ -111,6 +111,7 @@ def test_a_plan_id_with_other_content_is_a_dead_letter_and_leaves_the_first_plan
         wait_until(lambda: outside.settled(PLANS, 2))
     (letter,) = store.dead_letters.page()
     assert "exists with other content" in letter.reason
+    assert letter.attempts == 1
     assert [stored.plan.title for stored in store.submissions.page()] == ["first"]
 
 

@@ -32,9 +32,8 @@ def process(valkey_server: ValkeyServer, server: NatsServer, tmp_path: Path) -> 
     process.kill()
 
 
-def test_a_plan_from_nats_is_with_the_broker_when_it_is_acknowledged(
-    process: Process, outside: Outside, store: Store
-) -> None:
+@pytest.mark.usefixtures("process")
+def test_a_plan_from_nats_is_with_the_broker_when_it_is_acknowledged(outside: Outside, store: Store) -> None:
     wait_until(lambda: outside.consumer(PLANS))
     outside.publish(PLAN_APPROVED, plan_event("p", roles=["DEV", "QA"]))
     wait_until(lambda: outside.settled(PLANS, 1))
