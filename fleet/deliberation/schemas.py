@@ -50,7 +50,7 @@ def review_schema(labels: Sequence[str], chars: int) -> Schema:
 
     The texts have at most `chars` characters in all, and at least 40 each.
     """
-    size = _within(chars // (3 * len(labels)), 40, 400)
+    size = _within((chars - len(labels)) // (3 * len(labels)), 40, 400)
     critiques = [
         _object({"label": {"enum": [label]}, "strength": _string(size), "flaw": _string(size), "fix": _string(size)})
         for label in labels
@@ -131,7 +131,7 @@ def _size(schema: Schema) -> int:
         case "array":
             return 2 + sum(2 + _size(part) for part in _items(schema))
         case "integer":
-            return max(len(str(bound)) for bound in (schema["minimum"], schema["maximum"]))
+            return max(len(str(schema["minimum"])), len(str(schema["maximum"])))
         case "string" if "maxLength" in schema:
-            return 2 + round(schema["maxLength"] * _ESCAPING)
+            return 2 + int(schema["maxLength"] * _ESCAPING)
     return max(len(json.dumps(option)) for option in schema["enum"])

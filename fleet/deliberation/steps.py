@@ -92,7 +92,8 @@ def _failures_in(task: Task, step: str, answers: Answers) -> list[FailedAnswer]:
     missing = Failure(type="missing", message=f"gave no answer to {step} before it was closed")
     found = []
     for agent in [*asked, *(agent for agent in given if agent not in asked)]:
-        failure = given[agent].failure if agent in given else missing
+        answer = given.get(agent)
+        failure = missing if answer is None or (answer.ok and answer.content is None) else answer.failure
         if failure:
             found.append(FailedAnswer(agent_id=agent, step=step, failure=failure))
     return found
