@@ -178,7 +178,7 @@ def test_work_that_outlasts_the_ack_wait_is_not_delivered_again(
         calls.append(plan.plan_id)
         time.sleep(3)
 
-    with Running(store, server.url, submit=slow, ack_wait_s=1):
+    with Running(store, server.url, submit=slow, ack_wait_s=2):
         ready(outside)
         outside.publish(PLAN_APPROVED, *(plan_event(f"p-{number}") for number in range(12)))  # more than run at once
         wait_until(lambda: outside.settled(PLANS, 12))
