@@ -139,7 +139,7 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
 
     def mark_as_failure(self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None,
                         **kwargs: Any) -> None:  # fmt: skip
-        if bodies.is_lost(request, exc):
+        if bodies.is_lost(self.app, request, exc):
             logger.warning("chord body %s lost its worker; it starts again when its lease ends", task_id)
             return
         super().mark_as_failure(task_id, exc, traceback=traceback, request=request, **kwargs)
@@ -223,12 +223,14 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
         try:
             raise error
         except ChordError:
-            self.chord_error_from_stack(body, error)
+            self.chord_error_from_stack(bodies.innermost(body), error)
+        # Celery would leave what waits for the end of a nested canvas waiting for ever.
         for leaf in bodies.outcomes(body):
-            # Celery leaves an enclosing chord waiting for the body that will not run.
-            group_id, index = leaf.options.get("group_id"), leaf.options.get("group_index")
-            request = Context(id=leaf.id, group=group_id, group_index=index)
-            self.on_chord_part_return(request, states.FAILURE, error)
+            if self.get_state(leaf.id) not in states.READY_STATES:
+                self.store_result(leaf.id, error, states.FAILURE)
+            if leaf.options.get("chord"):
+                group_id, index = leaf.options.get("group_id"), leaf.options.get("group_index")
+                self.on_chord_part_return(Context(id=leaf.id, group=group_id, group_index=index), states.FAILURE, error)
         self._complete(record.group_id)
 
     # -- a body's claim; bodies.py calls these around its run

@@ -72,7 +72,7 @@ def mark(body: Any, record: Record) -> bool:
 
 
 def outcomes(body: Any) -> Iterator[Any]:
-    """The tasks whose results an enclosing chord waits for."""
+    """The tasks whose results are the body's, and which an enclosing chord waits for."""
     if isinstance(body, _chord):
         yield from outcomes(body.body)
     elif isinstance(body, _chain):
@@ -80,8 +80,13 @@ def outcomes(body: Any) -> Iterator[Any]:
     elif isinstance(body, group):
         for task in body.tasks:
             yield from outcomes(task)
-    elif body.options.get("chord") and body.id:
+    elif body.id:
         yield body
+
+
+def innermost(body: Any) -> Any:
+    """The body whose errbacks are to be called: a chord links its own to its body."""
+    return innermost(body.body) if isinstance(body, _chord) else body
 
 
 def body_of(request: Any) -> str | None:
@@ -93,8 +98,11 @@ def claim_of(request: Any) -> "Claim | None":
     return getattr(request, "chord_body_claim", None)
 
 
-def is_lost(request: Any, error: BaseException) -> bool:
-    return isinstance(error, WorkerLostError) and body_of(request) is not None
+def is_lost(app: Any, request: Any, error: BaseException) -> bool:
+    """Whether a guarded body died with its process, so that a sweeper will start it again."""
+    if not isinstance(error, WorkerLostError) or body_of(request) is None:
+        return False
+    return hasattr(app.tasks[request.task].run, "guards_chord_bodies")
 
 
 class Claim:

@@ -71,6 +71,23 @@ def test_an_inner_chord_past_its_deadline_fails_the_outer_one(bench: ChordBench)
         result.get(timeout=20, follow_parents=False)
 
 
+def test_a_failure_reaches_the_end_of_nested_chords(bench: ChordBench) -> None:
+    """Celery's backend leaves each of these results pending for ever."""
+    bench.worker()
+    inner = chord([bench.s("fail"), bench.s("add", 2)], bench.s("total"))
+    body = chord([bench.s("total")], bench.s("identity").on_error(bench.s("on_error", event="errback")))
+    chained = bench.s("total") | chord([bench.s("add"), bench.s("add")], bench.s("total"))
+    results = [
+        chord([inner, bench.s("add", 5)])(bench.s("total")),
+        chord([bench.s("fail")])(body),
+        chord([bench.s("fail")])(chained),
+    ]
+    for result in results:
+        with pytest.raises(ChordError, match="boom"):
+            result.get(timeout=20, follow_parents=False)
+    assert len(bench.await_trace("errback")) == 1
+
+
 def test_a_deadline_can_be_moved_while_the_chord_is_open(bench: ChordBench) -> None:
     bench.worker()
     backend: Backend = bench.app.backend

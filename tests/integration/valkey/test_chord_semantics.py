@@ -173,6 +173,11 @@ def test_a_failed_header_fails_every_task_of_a_group_body(celery: ChordBench) ->
     assert {type(error_of(member)) for member in result.results} == {ValueError}
 
 
+def test_a_failed_header_fails_the_last_task_of_a_chain_body(celery: ChordBench) -> None:
+    body = celery.s("total") | celery.s("add", 10)
+    assert isinstance(error_of(chord([celery.s("fail")])(body)), ChordError)
+
+
 def test_a_chord_as_the_body(celery: ChordBench) -> None:
     body = chord([celery.s("total"), celery.s("total", extra=10)], celery.s("identity"))
     assert chord([celery.s("add", 1), celery.s("add", 2)])(body).get(timeout=20) == [3, 13]
