@@ -22,7 +22,11 @@ def artifacts(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def body(content: Mapping[str, Any]) -> str:
-    """What a proposal says, in one text."""
-    files = [text(file, "content") for file in artifacts(content)]
-    return "\n".join([text(content, "summary"), text(content, "approach"), *texts(content, "steps"), *files])
+def prose(content: Mapping[str, Any]) -> list[str]:
+    """What a proposal says in words."""
+    return [text(content, "summary"), text(content, "approach"), *texts(content, "steps")]
+
+
+def body(content: Mapping[str, Any]) -> list[str]:
+    """What a proposal says in words and files."""
+    return prose(content) + [text(file, "content") for file in artifacts(content)]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet.checks.fields import artifacts, body, text, texts
+from fleet.checks.fields import artifacts, body, prose, text, texts
 from fleet.models import AdditionalCheck
 
 COPY = 0.9  # share of shingles in common from which a text counts as a copy
@@ -44,17 +44,20 @@ def check_content(content: Mapping[str, Any]) -> AdditionalCheck:
 
 
 def check_original(content: Mapping[str, Any], task: str, others: Sequence[Mapping[str, Any]]) -> AdditionalCheck:
-    """Fails when 90 % of its three-word shingles stand in the task, or it shares 90 % of all with another proposal.
+    """Fails when 90 % of its prose stands in the task, or when it has 90 % of all in common with another proposal.
 
-    The first is containment (a proposal may be shorter than the task), the second resemblance (Jaccard). Two proposals
-    that are copies of each other both fail: which came first cannot be told.
+    Both are shares of three-word shingles: the first is containment (a proposal may be shorter than the task), the
+    second resemblance (Jaccard), files included. Two proposals that are copies of each other both fail: which came
+    first cannot be told.
 
     Source: A. Z. Broder, On the resemblance and containment of documents (1997).
     """
-    own = shingles(body(content))
-    copied = "the task" if own and len(own & shingles(task)) / len(own) >= COPY else ""
-    if any(resemblance(own, shingles(body(other))) >= COPY for other in others):
-        copied = copied or "another proposal"
+    words, own = shingles(prose(content)), shingles(body(content))
+    copied = ""
+    if words and len(words & shingles([task])) / len(words) >= COPY:
+        copied = "the task"
+    elif any(resemblance(own, shingles(body(other))) >= COPY for other in others):
+        copied = "another proposal"
     return AdditionalCheck(
         check_type="original",
         passed=not copied,
@@ -76,12 +79,13 @@ def fault(value: str) -> str:
     return "repeats itself" if _repetitive(value, words) else ""
 
 
-def shingles(value: str) -> set[tuple[str, ...]]:
-    """All runs of three words, without regard to case, punctuation and width; of a shorter text, all of its words."""
-    words = _words(value)
-    if len(words) < _SHINGLE:
-        return {tuple(words)} if words else set()
-    return set(zip(words, words[1:], words[2:], strict=False))
+def shingles(values: Sequence[str]) -> set[tuple[str, ...]]:
+    """Every text's runs of three words, without regard to case, punctuation and width; all words of a shorter text."""
+    found: set[tuple[str, ...]] = set()
+    for words in map(_words, values):
+        short = {tuple(words)} if 0 < len(words) < _SHINGLE else set()
+        found |= short or set(zip(words, words[1:], words[2:], strict=False))
+    return found
 
 
 def resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
