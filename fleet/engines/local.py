@@ -6,8 +6,7 @@ import os
 import secrets
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +69,14 @@ class LocalEngine:
             future: Future[None] = self._pool.submit(call.run, self._server)
         except RuntimeError as error:
             raise EngineError(self.name, "the engine is closed", True) from error
-        try:
-            future.result(max(0.0, call.deadline - time.monotonic()))
-        except FutureTimeout:
-            call.given_up.set()
-            future.cancel()
-            raise EngineTimeout(self.name, f"no whole answer within {request.timeout_s:g} s", True) from None
+        _await(future, call)
         return call.completion(self._model)
 
     def metrics(self) -> dict[str, float]:
-        """llama.cpp's own figures by name without prefix, such as requests_processing and n_busy_slots_per_decode."""
-        self.load()
-        lines = (line.rsplit(" ", 1) for line in self._server.handle_metrics().splitlines() if not line.startswith("#"))
+        """llama.cpp's own figures, such as requests_processing and n_busy_slots_per_decode; empty while not loaded."""
+        with self._lock:
+            text = self._server.handle_metrics() if self._server is not None else ""
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {parts[0].removeprefix("llamacpp:"): float(parts[1]) for parts in lines if len(parts) == 2}
 
     def close(self) -> None:
@@ -90,6 +85,19 @@ class LocalEngine:
         self._pool.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             self._server = None
+
+
+def _await(future: Future[None], call: "_Call") -> None:
+    try:
+        future.result(max(0.0, call.deadline - time.monotonic()))
+    except TimeoutError:
+        call.given_up.set()
+        future.cancel()
+        raise call.timeout() from None
+    except CancelledError:
+        raise EngineError("local", "the engine was closed", True) from None
+    except RuntimeError as error:
+        raise EngineError("local", f"llama.cpp cannot read the request: {error}"[:500]) from error
 
 
 class _Call:
@@ -145,6 +153,9 @@ class _Call:
             reasoning="".join(self.reasoning) or thought,
         )
 
+    def timeout(self) -> EngineTimeout:
+        return EngineTimeout("local", f"no whole answer within {self.request.timeout_s:g} s", True)
+
     def _raise_failure(self) -> None:
         if self.error:
             raise _engine_error(self.error)
@@ -152,7 +163,7 @@ class _Call:
             if self.closed.is_set():
                 raise EngineError("local", "the engine was closed", True)
             if time.monotonic() > self.deadline:
-                raise EngineTimeout("local", f"no whole answer within {self.request.timeout_s:g} s", True)
+                raise self.timeout()
             raise EngineError("local", "llama.cpp ended the answer without a reason", True)
 
 
@@ -181,10 +192,7 @@ def _body(request: Generation, repeat_penalty: float) -> dict[str, Any]:
 
 
 def _start_server(path: Path, config: EngineConfig) -> Any:
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise ModelUnavailable("the local engine needs xllamacpp: install fleet[local]") from error
+    xllamacpp = _library()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_parallel = config.slots
@@ -202,6 +210,24 @@ def _start_server(path: Path, config: EngineConfig) -> Any:
         return xllamacpp.Server(parameters)
     except RuntimeError as error:
         raise ModelUnavailable(f"llama.cpp cannot load {path}: {error}") from error
+
+
+def _library() -> Any:
+    """llama.cpp with threads that sleep while they wait for each other.
+
+    They spin otherwise, which on cores shared with other processes costs a multiple of the time. OpenMP reads the
+    variable once, when it is loaded; a value that is set already stands.
+    """
+    given = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise ModelUnavailable("the local engine needs xllamacpp: install fleet[local]") from error
+    finally:
+        if given is None:
+            del os.environ["OMP_WAIT_POLICY"]
+    return xllamacpp
 
 
 def _close_to_others(parameters: Any) -> None:

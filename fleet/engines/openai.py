@@ -46,7 +46,9 @@ class OpenAIEngine:
             raise EngineTimeout(self.name, f"no whole answer within {request.timeout_s:g} s", True) from None
         except CancelledError:
             raise EngineError(self.name, "the engine was closed", True) from None
-        except openai.OpenAIError as error:
+        except UnicodeEncodeError as error:
+            raise EngineError(self.name, f"the request cannot be encoded: {error.reason}") from error
+        except (openai.OpenAIError, ValueError) as error:
             raise _engine_error(error) from error
 
     def close(self) -> None:
@@ -161,12 +163,12 @@ def _sole_choice(response: ChatCompletion) -> Choice:
     return choice
 
 
-def _engine_error(error: openai.OpenAIError) -> EngineError:
+def _engine_error(error: openai.OpenAIError | ValueError) -> EngineError:
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
         return EngineError("openai", f"HTTP {status}: {error.message}"[:_REASON_CHARS], status == 429 or status >= 500)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         return EngineError("openai", f"cannot reach the server: {cause}"[:_REASON_CHARS], True)
-    # Left: what the server sent cannot be read as the API's own format.
-    return EngineError("openai", f"{type(error).__name__}: {error}"[:_REASON_CHARS], True)
+    # The library lets through what it could not decode.
+    return EngineError("openai", f"the server's answer cannot be read: {error}"[:_REASON_CHARS], True)

@@ -1,0 +1,284 @@
+"""The engine against a real HTTP server that answers as each test tells it to."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from fleet.engines import EngineConfig
+from fleet.engines.base import Generation, Message
+from fleet.engines.openai import OpenAIEngine
+from fleet.errors import EngineError, EngineTimeout
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Answers every POST with `answer`; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = says(completion('{"n": 1}'))
+        self.models: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.client_left = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                listed = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in server.models]
+                says({"object": "list", "data": listed})(self)
+
+            def do_POST(self) -> None:
+                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                server.keys.append(self.headers["Authorization"])
+                server.answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Keeps the test's output clean."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def drip(self, handler: BaseHTTPRequestHandler) -> None:
+        """Sends a space every 20 ms until its client is gone: no single read ever times out."""
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        try:
+            while not self.client_left.wait(0.02):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+        except OSError:
+            self.client_left.set()
+
+
+def says(body: Any, status: int = 200, content_type: str = "application/json") -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", content_type)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return answer
+
+
+def completion(content: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "served-model",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish_reason,
+                "message": {"role": "assistant", "content": content, **message},
+            }
+        ],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+    }
+
+
+def error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "test", "code": None}}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.client_left.set()
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
+
+
+@pytest.fixture
+def engine(server: Server) -> Iterator[OpenAIEngine]:
+    engine = OpenAIEngine(EngineConfig(name="openai", base_url=server.url, api_key="sk-secret", model="configured"))
+    yield engine
+    engine.close()
+
+
+def ask(**changes: Any) -> Generation:
+    messages = (Message("system", "Count."), Message("user", "How many?"))
+    asked = {"messages": messages, "schema": SCHEMA, "max_tokens": 50, "temperature": 0.3, "timeout_s": 30.0}
+    return Generation(**(asked | changes))
+
+
+def failure(engine: OpenAIEngine, **changes: Any) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        engine.generate(ask(**changes))
+    return caught.value
+
+
+def test_the_request_asks_for_the_schema_strictly_and_the_answer_is_whole(server: Server, engine: OpenAIEngine) -> None:
+    answer = engine.generate(ask())
+    (body,) = server.bodies
+    assert body["messages"] == [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("configured", 50, 0.3)
+    assert body["response_format"]["type"] == "json_schema"
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert body["response_format"]["json_schema"]["strict"] is True
+    assert server.keys == ["Bearer sk-secret"]
+    assert (answer.text, answer.finish_reason, answer.model) == ('{"n": 1}', "stop", "served-model")
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.reasoning) == (11, 7, "")
+
+
+def test_the_request_chooses_the_model_before_the_configuration_does(server: Server, engine: OpenAIEngine) -> None:
+    engine.generate(ask(model="asked"))
+    assert server.bodies[0]["model"] == "asked"
+
+
+def test_without_a_name_the_one_model_of_the_server_is_used(server: Server) -> None:
+    server.models = ["only"]
+    engine = OpenAIEngine(EngineConfig(name="openai", base_url=server.url))
+    engine.generate(ask())
+    engine.close()
+    assert server.bodies[0]["model"] == "only"
+
+
+def test_without_a_name_none_of_several_models_is_chosen(server: Server) -> None:
+    server.models = ["big", "small"]
+    engine = OpenAIEngine(EngineConfig(name="openai", base_url=server.url))
+    assert "big, small" in str(failure(engine))
+    engine.close()
+    assert server.bodies == []
+
+
+def test_an_answer_cut_at_the_limit_says_so(server: Server, engine: OpenAIEngine) -> None:
+    server.answer = says(completion('{"n": ', "length"))
+    assert engine.generate(ask()).finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": '<think>one, two</think>\n{"n": 2}'},
+        {"content": '{"n": 2}', "reasoning_content": "one, two"},
+        {"content": '{"n": 2}', "reasoning": "one, two"},
+    ],
+    ids=["in the text", "reasoning_content", "reasoning"],
+)
+def test_what_the_model_thought_is_kept_apart_from_its_answer(
+    server: Server, engine: OpenAIEngine, message: dict[str, Any]
+) -> None:
+    server.answer = says(completion(**message))
+    answer = engine.generate(ask())
+    assert (answer.text, answer.reasoning) == ('{"n": 2}', "one, two")
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [(429, True), (500, True), (503, True), (400, False), (401, False), (404, False), (422, False)],
+)
+def test_a_status_says_whether_trying_again_helps_and_is_never_tried_again_here(
+    server: Server, engine: OpenAIEngine, status: int, retryable: bool
+) -> None:
+    server.answer = says(error("the server's own words"), status)
+    caught = failure(engine)
+    assert caught.retryable is retryable
+    assert str(status) in caught.reason
+    assert "the server's own words" in caught.reason
+    assert "sk-secret" not in str(caught)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "retryable"),
+    [
+        (completion(None, refusal="I will not."), "I will not.", False),
+        (completion(None, "content_filter"), "content_filter", False),
+        (completion('{"n": 1}', "content_filter"), "content_filter", False),
+        (completion('{"n": 1}', "tool_calls"), "tool_calls", False),
+        (completion('{"n": ', "abort"), "abort", True),
+        (completion(None), "nothing", True),
+        (completion(" \n"), "nothing", True),
+        (completion("<think>and on", "length"), "before its reasoning ended", True),
+        (completion("") | {"choices": []}, "no choice", True),
+        (completion("") | {"choices": [{}]}, "no message", True),
+        (completion("") | {"choices": [None]}, "no message", True),
+        ({"hello": "world"}, "not a chat completion", True),
+        ([1, 2], "not a chat completion", True),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_with_its_reason(
+    server: Server, engine: OpenAIEngine, answer: Any, reason: str, retryable: bool
+) -> None:
+    server.answer = says(answer)
+    caught = failure(engine)
+    assert reason in caught.reason
+    assert caught.retryable is retryable
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+def test_garbage_from_a_server_is_an_error(server: Server, engine: OpenAIEngine, content_type: str) -> None:
+    server.answer = says(b"<html>It works!</html>", content_type=content_type)
+    assert failure(engine).retryable
+
+
+def test_a_prompt_that_is_no_text_is_refused_before_it_is_sent(server: Server, engine: OpenAIEngine) -> None:
+    caught = failure(engine, messages=(Message("user", "half a character: \ud800"),))
+    assert "cannot be encoded" in caught.reason
+    assert not caught.retryable
+    assert server.bodies == []
+
+
+def test_a_connection_that_breaks_in_the_answer_may_be_tried_again(server: Server, engine: OpenAIEngine) -> None:
+    def breaks(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b'{"id"')
+        handler.close_connection = True
+
+    server.answer = breaks
+    assert failure(engine).retryable
+
+
+def test_a_server_that_is_not_there_may_be_tried_again() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        engine = OpenAIEngine(
+            EngineConfig(name="openai", base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1", model="m")
+        )
+        caught = failure(engine)
+        engine.close()
+    assert caught.retryable
+    assert "cannot reach" in caught.reason
+
+
+def test_the_timeout_bounds_the_whole_answer_and_the_request_is_given_up(server: Server, engine: OpenAIEngine) -> None:
+    server.answer = server.drip
+    with pytest.raises(EngineTimeout):
+        engine.generate(ask(timeout_s=0.2))
+    assert server.client_left.wait(30), "the server still has its client"
+
+
+def test_closing_ends_what_runs_and_refuses_what_comes(server: Server, engine: OpenAIEngine) -> None:
+    asked = threading.Event()
+
+    def hangs(handler: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        server.drip(handler)
+
+    server.answer = hangs
+    caught: list[EngineError] = []
+    thread = threading.Thread(target=lambda: caught.append(failure(engine)))
+    thread.start()
+    assert asked.wait(30)
+    engine.close()
+    thread.join(30)
+    assert [(type(error), error.retryable) for error in caught] == [(EngineError, True)]
+    assert "closed" in failure(engine).reason
