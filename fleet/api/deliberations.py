@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fleet.api.idempotent import HEADER, claimed
 from fleet.api.paging import PageQuery, encode
+from fleet.api.peer import gone
 from fleet.api.problems import NOT_FOUND, Refused
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
@@ -17,7 +18,7 @@ from fleet.models import Deliberation, DeliberationRequest, Id, Model, Role, Sta
 
 deliberations = Section("deliberations", "What the councils deliberate on, and what came of it")
 
-# A waiting request looks this often whether its process is to stop.
+# A waiting request looks this often whether its process is to stop or its client has gone.
 _STOP_CHECK_S = 1.0
 _HEAVY = ("results", "ballots", "failures")
 
@@ -115,8 +116,9 @@ def find(all: Services, id: str) -> Deliberation:
 
 
 def _wait(all: Services, found: Deliberation, seconds: float) -> Deliberation:
+    client_gone = gone()
     for step_s in _steps(seconds):
-        if found.status.final or all.stopping():
+        if found.status.final or all.stopping() or client_gone():
             break
         found = all.store.deliberations.wait(found.deliberation_id, step_s) or found
     return found

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fleet.api.deliberations import find
 from fleet.api.feed import Feed
+from fleet.api.peer import gone
 from fleet.api.problems import invalid
 from fleet.api.section import Answer, Header, Operation, Section
 from fleet.api.services import services
@@ -90,7 +91,8 @@ def _begin(found: Deliberation, after: str) -> str:
 
 
 def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> Feed:
-    return Feed(services().store.events, after, until, deliberation_id, services().stopping)
+    all, client_gone = services(), gone()
+    return Feed(all.store.events, after, until, deliberation_id, lambda: all.stopping() or client_gone())
 
 
 def _stream(feed: Feed, *, resumed: bool = False) -> Response:

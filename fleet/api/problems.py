@@ -40,6 +40,7 @@ class Kind:
         return f"/docs#problem-{self.slug}"
 
 
+MALFORMED = Kind("malformed", HTTPStatus.BAD_REQUEST, "Not HTTP", "The request breaks the rules of HTTP itself.")
 UNAUTHORIZED = Kind(
     "unauthorized",
     HTTPStatus.UNAUTHORIZED,
@@ -98,6 +99,7 @@ UNAVAILABLE = Kind(
     "ValKey or Neo4j does not answer. Send the same request again after Retry-After seconds: nothing is done twice.",
 )
 KINDS = (
+    MALFORMED,
     UNAUTHORIZED,
     FORBIDDEN,
     NOT_FOUND,

@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from typing import Any, TypeVar
 
 from flask import request
 from pydantic import ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from fleet.api import problems
 from fleet.api.problems import Refused, invalid
@@ -13,10 +15,13 @@ from fleet.models import Model
 
 M = TypeVar("M", bound=Model)
 
+MOST_BYTES = 1024 * 1024
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _KEY = re.compile(r"[!-~]{1,255}")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _MOST_DIGITS = 30
+_DISCARD_BYTES = 32 * MOST_BYTES
+_DISCARD_S = 5.0
 
 _Place = tuple["_Place | None", str | int]
 
@@ -25,11 +30,32 @@ def read_body(model: type[M]) -> M:
     """The JSON body. Raises: Refused (413, 415, 422)."""
     if request.mimetype != "application/json":
         raise Refused(problems.UNSUPPORTED, problems.UNSUPPORTED.meaning)
-    document = parse_json(request.get_data(cache=False))
+    document = parse_json(_read())
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise problems.faults_of(error, "body") from None
+
+
+def _read() -> bytes:
+    """The body's bytes. Raises: Refused (413; 422 when the connection ended early)."""
+    try:
+        data = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        data = bytes(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        _discard()
+        raise Refused(problems.TOO_LARGE, problems.TOO_LARGE.meaning)
+    if request.content_length not in (None, len(data)):
+        raise invalid(["body"], "is shorter than Content-Length says")
+    return data
+
+
+def _discard() -> None:
+    """Reads what a client goes on sending, within limits: it may look for an answer only when it has sent all."""
+    deadline, left = time.monotonic() + _DISCARD_S, _DISCARD_BYTES
+    while left > 0 and time.monotonic() < deadline and (data := request.environ["wsgi.input"].read(65_536)):
+        left -= len(data)
 
 
 def parse_json(data: bytes) -> Any:

@@ -7,11 +7,13 @@ import sys
 from typing import Any, NoReturn
 
 import gunicorn.util
-from flask import Flask
+from flask import Flask, Response
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.http.errors import ParseException
 from pydantic import ValidationError
 
 from fleet import telemetry
+from fleet.api import problems
 from fleet.api.auth import is_local
 from fleet.api.problems import MEDIA_TYPE
 from fleet.settings import Settings, get_settings
@@ -52,6 +54,12 @@ def serve_with(app: Flask, worker: Any) -> None:
     services = app.extensions["fleet"]
     services.long_requests.most = max(1, worker.cfg.threads * 3 // 4)
     services.stopping = lambda: not worker.alive
+    app.register_error_handler(ParseException, _malformed)
+
+
+def _malformed(error: ParseException) -> Response:
+    """What gunicorn finds wrong only when the body is read, such as a chunk without a size."""
+    return problems.answer(problems.MALFORMED, str(error) or type(error).__name__)
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from fleet.api import create_app, openapi
 from fleet.api.services import Services
 from fleet.dispatch import Dispatcher
 from fleet.errors import Unavailable
-from fleet.events import DeliberationFinished
+from fleet.events import DeliberationFinished, DeliberationStepped
 from fleet.graph import PlanRecord
 from fleet.models import Decision, Deliberation, FailedAnswer, Failure, Status
 from fleet.settings import Settings
@@ -175,10 +175,10 @@ def finish_in(store: Store, id: str) -> Decision:
         decided_at_ms=task.created_at_ms,
     )
     about = task.model_dump(include={"deliberation_id", "task_id", "role", "plan_id", "story_id"})
-    event = DeliberationFinished(**about, status="FAILED")
+    opened = DeliberationStepped(**about, status="IN_PROGRESS", step=RECORD)
     deliberations.seal_step(id, "propose:0")
-    deliberations.enter_step(id, "propose:0", RECORD, event.model_copy(update={"status": "IN_PROGRESS"}), decision)
-    assert deliberations.finish(decision, [event])
+    deliberations.enter_step(id, "propose:0", RECORD, opened, decision)
+    assert deliberations.finish(decision, [DeliberationFinished(**about, status="FAILED")])
     return decision
 
 
