@@ -28,9 +28,9 @@ QUIET_S = 3.0  # the last events follow the last final state within this time
 
 CYPHER = """
 MATCH (story:Story)-[:HAS_PLAN]->(plan:Plan {id: $plan_id})-[:DELIBERATED]->(d:Deliberation)
-MATCH (d)-[r:RECEIVED]->(p:Proposal)<-[:WROTE]-(a:Agent)
-RETURN story.id AS story, d.role AS role, d.status AS status, a.id AS agent, r.rank AS rank, round(r.score, 2) AS score,
-       EXISTS { (d)-[:CHOSE]->(p) } AS chosen
+MATCH (decision:Decision)<-[:DECIDED]-(d)-[r:RECEIVED]->(p:Proposal)<-[:WROTE]-(a:Agent)
+RETURN story.id AS story, d.role AS role, decision.status AS status,
+       a.id AS agent, r.rank AS rank, round(r.score, 2) AS score, EXISTS { (d)-[:CHOSE]->(p) } AS chosen
 ORDER BY role, rank
 """
 

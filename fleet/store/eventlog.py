@@ -74,6 +74,6 @@ class EventLog:
         return bool(self._scripts.run("relay_advance", [_LEASE, _CURSOR, EVENTS], [holder, id, keep]))
 
     def backlog(self) -> int:
-        """How many events the relay has yet to publish, counted up to 10,000."""
-        after: Any = self._client.xrange(EVENTS, min=f"({self.cursor()}", count=10_000)
+        """How many events the relay has yet to publish, counted up to 1,000."""
+        after: Any = self._client.xrange(EVENTS, min=f"({self.cursor()}", count=1_000)
         return len(after)

@@ -75,8 +75,8 @@ def test_a_plan_by_http_ends_as_a_ranked_decision_in_the_graph(fleet: RunningFle
     assert found["winner_id"] in found["reason"]
     [row] = query(
         fleet,
-        "MATCH (d:Deliberation {id: $id})-[:CHOSE]->(p:Proposal)<-[:WROTE]-(a:Agent) "
-        "RETURN a.id AS winner, d.status AS status, count { (d)-[:RECEIVED]->(:Proposal) } AS proposals",
+        "MATCH (x:Decision)<-[:DECIDED]-(d:Deliberation {id: $id})-[:CHOSE]->(p:Proposal)<-[:WROTE]-(a:Agent) "
+        "RETURN a.id AS winner, x.status AS status, count { (d)-[:RECEIVED]->(:Proposal) } AS proposals",
         id=id,
     )
     assert row == {"winner": found["winner_id"], "status": "COMPLETED", "proposals": 3}
@@ -174,7 +174,7 @@ def test_without_a_quorum_a_deliberation_fails_and_says_why(fleet: RunningFleet,
     [id] = fleet.submit(new_plan(roles=["DATA"]))
     found = fleet.final(id)
     assert found["status"] == "FAILED"
-    assert "quorum" in found["error_message"]
+    assert "0 valid proposals of 3; a decision needs 2" in found["error_message"]
     assert found.get("winner_id") is None
 
 
