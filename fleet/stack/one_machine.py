@@ -122,9 +122,15 @@ def _lock(lock: IO[str], folder: Path) -> None:
         except BlockingIOError:
             lock.seek(0)
             pid = int(lock.read() or 0)
-            if (pid and psutil.pid_exists(pid)) or time.monotonic() > deadline:
+            if _runs(pid) or time.monotonic() > deadline:
                 raise AlreadyRunning(folder, pid) from None
             time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`fleet up` with small processes in place of the workers: a real supervisor, driven by signals as a user would."""
 
+import contextlib
 import json
 import os
 import signal
@@ -77,6 +78,7 @@ def test_ctrl_c_ends_everything_within_seconds_and_leaves_nothing(new_up: Callab
     assert up.popen.returncode == 0
     assert not up.announced.exists()
     assert "bridge: did not end" in up.output()
+    assert "letting running work end" not in up.output()
 
 
 def test_sigterm_lets_work_end_after_the_api_and_before_the_servers_do(new_up: Callable[..., Up]) -> None:
@@ -107,9 +109,10 @@ def test_kill_9_of_fleet_up_leaves_no_process_behind(new_up: Callable[..., Up]) 
     wait_until(lambda: not up.left(), 10, "nothing is left")
 
 
-def test_a_fleet_starts_at_once_after_a_kill_9_and_has_its_data(new_up: Callable[..., Up]) -> None:
-    first = new_up()
+def test_a_successor_waits_until_nothing_of_a_killed_fleet_is_left_and_has_its_data(new_up: Callable[..., Up]) -> None:
+    first = new_up(0, "deaf")
     first.start()
+    pids = first.info()["pids"].values()
     with redis.Redis.from_url(first.info()["valkey_url"]) as client:
         client.set("key", "value")
     os.kill(first.pid, signal.SIGKILL)
@@ -118,6 +121,7 @@ def test_a_fleet_starts_at_once_after_a_kill_9_and_has_its_data(new_up: Callable
     first.announced.unlink()
     second = new_up()
     second.start()
+    assert not [pid for pid in pids if _runs(pid)]
     with redis.Redis.from_url(second.info()["valkey_url"]) as client:
         assert client.get("key") == b"value"
     assert second.info()["api_key"]
@@ -136,6 +140,12 @@ def test_a_process_that_is_killed_is_started_again_and_fleet_json_follows(new_up
     assert after["pids"][name] in [int(line.split()[0]) for line in up.left()]
 
 
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def _changed(up: Up, before: dict[str, Any]) -> dict[str, Any] | None:
     after = up.info()
     return after if after != before else None
@@ -147,7 +157,7 @@ def test_children_of_a_killed_worker_do_not_outlive_it(new_up: Callable[..., Up]
     worker = psutil.Process(up.info()["pids"]["worker"])
     child = wait_until(worker.children, what="the worker has its child")[0]
     worker.kill()
-    wait_until(lambda: not child.is_running(), what="the child is gone")
+    wait_until(lambda: not _runs(child.pid), what="the child is gone")
 
 
 def test_a_second_up_in_the_same_folder_says_which_process_runs_there(new_up: Callable[..., Up]) -> None:
