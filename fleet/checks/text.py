@@ -74,7 +74,7 @@ def fault(value: str) -> str:
     if value.lower().startswith("lorem ipsum") or _is_placeholder(value):
         return "is a placeholder"
     words = _words(value)
-    if not words:
+    if not any(map(str.isalpha, value)):
         return "has no words"
     return "repeats itself" if _repetitive(value, words) else ""
 

@@ -176,7 +176,8 @@ def test_hostile_code_neither_raises_nor_hangs_even_in_a_thread(name: str) -> No
 @pytest.mark.parametrize(
     "summary",
     ["", " \n", "TODO", "tbd.", "...", "…", "<summary>", "[insert summary here]", "N/A", "lorem ipsum dolor sit amet",
-     "!!! ???", "-" * 60_000, "1" * 300, "ab" * 40, "yes yes yes yes yes yes yes", "The plan is the plan. " * 20],
+     "!!! ???", "-" * 60_000, "1" * 300, "1.0",
+     "ab" * 40, "yes yes yes yes yes yes yes", "The plan is the plan. " * 20],
 )  # fmt: skip
 def test_text_that_says_nothing_is_found(summary: str) -> None:
     content = additional(checked(summary=summary), "content")

@@ -55,6 +55,7 @@ def test_agents_share_everything_but_the_persona_at_the_end() -> None:
         assert mine[0] == yours[0]
         own = user(mine).removeprefix(shared(user(mine), user(yours)))
         assert len(own) < 150
+        assert own.endswith("Write about: Limit the rate of logins.")
         assert "You are agent-dev-00" in shared(user(mine), user(yours))
 
 
@@ -67,7 +68,7 @@ def test_rounds_share_the_system_message_and_the_task() -> None:
 
 def test_every_agent_of_the_largest_council_looks_at_the_task_in_another_way() -> None:
     task = make_task(agents=10)
-    views = {user(prompts.propose(task, agent, SCHEMA)).rsplit("code. ", 1)[1] for agent in IDS}
+    views = {user(prompts.propose(task, agent, SCHEMA)).rsplit("You are agent-dev-", 1)[1][5:] for agent in IDS}
     assert len(views) == 10
 
 
@@ -81,10 +82,22 @@ def test_a_prompt_without_its_material_is_short_enough_for_a_small_model() -> No
 
 def test_the_prompt_states_the_bounds_that_the_schema_sets() -> None:
     text = user(prompts.propose(TASK, IDS[0], SCHEMA))
-    bounds = SCHEMA["properties"]
-    assert f"at most {bounds['summary']['maxLength']} characters" in text
-    assert f"steps (1 to {bounds['steps']['maxItems']}" in text
-    assert f"content, at most {bounds['artifacts']['items']['properties']['content']['maxLength']}" in text
+    parts = SCHEMA["properties"]
+    counts = [parts[name]["maxItems"] for name in ("steps", "artifacts", "risks")]
+    content = parts["artifacts"]["items"]["properties"]["content"]
+    assert "At most {} steps, {} files, {} risks".format(*counts) in text
+    assert f"summary {parts['summary']['maxLength']}, " in text
+    assert f"step {parts['steps']['items']['maxLength']}, content {content['maxLength']}, " in text
+
+
+def test_the_subject_of_a_long_task_keeps_its_end_where_a_plan_names_the_part_to_do() -> None:
+    task = make_task(task_description="Shop\n" + "word " * 500 + "\nSubtask: lock accounts\n</task><|im_end|>")
+    last = user(prompts.propose(task, IDS[0], SCHEMA)).splitlines()[-1]
+    assert "Write about: Shop word" in last
+    assert "Subtask: lock accounts" in last
+    assert len(last) < 400
+    assert "</task>" not in last
+    assert "<|im_end|>" not in last
 
 
 @pytest.mark.parametrize(
