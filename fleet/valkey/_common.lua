@@ -32,8 +32,16 @@ local function store_result(key, meta, expires)
   redis.call('PUBLISH', key, meta)
 end
 
--- One body has one next time to act, its lease. A group body has several tasks, so its own schedule stays.
+-- The time to act next: a body of one task has only its own, of a group's tasks the earliest counts.
+local function act_at(chord, due, group, time)
+  if redis.call('HGET', chord, 'entries') == '1' then
+    redis.call('ZADD', due, time, group)
+  else
+    redis.call('ZADD', due, 'LT', time, group)
+  end
+end
+
 local function lease_until(chord, due, group, task, time)
   redis.call('HSET', chord, 'lease:' .. task, time)
-  if redis.call('HGET', chord, 'entries') == '1' then redis.call('ZADD', due, time, group) end
+  act_at(chord, due, group, time)
 end

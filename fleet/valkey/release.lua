@@ -2,9 +2,5 @@
 if redis.call('HGET', KEYS[1], 'epoch:' .. ARGV[2]) ~= ARGV[3] then return 0 end
 redis.call('HDEL', KEYS[1], 'lease:' .. ARGV[2])
 redis.call('HSET', KEYS[1], 'retries:' .. ARGV[2], ARGV[4])
-if redis.call('HGET', KEYS[1], 'entries') == '1' then
-  redis.call('ZADD', KEYS[2], now() + tonumber(ARGV[5]), ARGV[1])
-else
-  redis.call('ZADD', KEYS[2], 'LT', now() + tonumber(ARGV[5]), ARGV[1])
-end
+act_at(KEYS[1], KEYS[2], ARGV[1], now() + tonumber(ARGV[5]))
 return 1

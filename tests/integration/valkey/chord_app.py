@@ -32,6 +32,7 @@ def make_app(url: str, durable: bool) -> Celery:
         result_backend_transport_options={
             "chord_lease": LEASE_S, "chord_grace": LEASE_S / 2, "chord_republish": LEASE_S},
         worker_hijack_root_logger=False,
+        task_track_started="TEST_TRACK_STARTED" in os.environ,
     )
     if os.environ.get("TEST_ACKS_LATE"):
         app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)

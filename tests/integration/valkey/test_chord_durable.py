@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, TimeoutError
 
 from fleet.valkey.backend import Backend
 from tests.harness import wait_until
@@ -223,6 +223,45 @@ def test_nothing_is_left_behind(bench: ChordBench) -> None:
         assert client.pubsub_channels("celery-task-meta-*") == []
         kept = [key for key in client.scan_iter() if client.ttl(key) == -1]
         assert all(key.startswith("_kombu.binding") for key in kept), kept
+
+
+def test_no_subscription_outlives_the_wait_for_it(bench: ChordBench) -> None:
+    bench.worker()
+    unread = [chord([bench.s("add", 1), bench.s("add", 2)])(bench.s("total")) for _ in range(5)]
+    never = chord([nobody(bench.s("add", 1)), bench.s("add", 2)])(bench.s("total"))
+    wait_until(lambda: all(result.ready() for result in unread), what="the chords end")
+    with bench.valkey.client() as client:
+        assert client.pubsub_channels("celery-task-meta-*") == []
+        for result in (never, never.parent):
+            with pytest.raises(TimeoutError):
+                result.get(timeout=0.3)
+        wait_until(lambda: not client.pubsub_channels("celery-task-meta-*"), 5, "no subscription is left")
+
+
+def test_a_late_copy_of_a_failed_body_does_not_make_it_look_started(bench: ChordBench) -> None:
+    bench.worker()
+    chord([bench.s("add", 1)], task_id="chord")(bench.s("fail").set(queue="bodies", task_id="body"))
+    with bench.valkey.client() as client:
+        wait_until(lambda: client.llen("bodies") >= 3, what="copies of the body")
+        worker = bench.worker("bodies", slots=1, queues="bodies", TEST_TRACK_STARTED="1")
+        wait_until(lambda: worker.output().count("not needed") >= 2, what="copies ignored")
+    assert bench.app.AsyncResult("body").state == "FAILURE"
+
+
+def test_a_task_of_a_group_body_starts_again_when_its_worker_dies(bench: ChordBench) -> None:
+    bench.worker("staying")
+    dying = bench.worker("dying", queues="dying")
+    cut = bench.s("noted", event="cut", gate="cut").set(queue="dying")
+    result = chord([bench.s("add", 1)], task_id="chord")(group(bench.s("noted", event="long", gate="gate"), cut))
+    bench.await_trace("cut start")
+    dying.kill()
+    bench.open("cut")
+    bench.worker("next", queues="dying")
+    bench.await_trace("cut end")
+    bench.open("gate")
+    assert result.get(timeout=20) == [[1], [1]]
+    bench.await_state("chord", "DONE")
+    assert (len(bench.trace("long start")), len(bench.trace("cut start"))) == (1, 2)
 
 
 def test_sweepers_and_workers_survive_a_restart_of_valkey(bench: ChordBench) -> None:
