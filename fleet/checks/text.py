@@ -20,17 +20,20 @@ _PLACEHOLDER = re.compile(
 )
 _LONGEST_PLACEHOLDER = 100  # characters; also keeps the pattern's backtracking harmless
 _REPETITIVE = 0.15  # compressed size by size: prose has about 0.5, a long file of code 0.2
+_REPETITIVE_PROSE = 0.25  # the same of all prose together; parts that repeat each other fall below
+_FEWEST_WORDS = 10  # of summary, approach and steps together
 _LONG_ENOUGH = 200  # characters; below, zlib's own overhead blurs the measure
 _COMMONEST = 0.5  # share of one word from which a text is that word repeated
 
 
 def check_content(content: Mapping[str, Any]) -> AdditionalCheck:
-    """The share of summary, approach, steps and artifacts that say something (artifacts only if there are any)."""
+    """The share of summary, approach, steps, their whole and artifacts (if there are any) that say something."""
     steps, files = texts(content, "steps"), [text(file, "content") for file in artifacts(content)]
     faults = {
         "summary": fault(text(content, "summary")),
         "approach": fault(text(content, "approach")),
         "steps": _fault_of_all(steps),
+        "whole": _fault_of_whole(" ".join(prose(content))),
     }
     if files:
         faults["artifacts"] = _fault_of_all(files)
@@ -93,6 +96,12 @@ def resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float
     return len(one & other) / len(one | other) if one or other else 0.0
 
 
+def _fault_of_whole(value: str) -> str:
+    if len(_words(value)) < _FEWEST_WORDS:
+        return "says next to nothing"
+    return "repeats itself" if _packed(value) < _REPETITIVE_PROSE else ""
+
+
 def _fault_of_all(values: Sequence[str]) -> str:
     """Why several texts together say nothing: one of them does not, or more than half of them repeat another."""
     if not values:
@@ -110,10 +119,15 @@ def _is_placeholder(value: str) -> bool:
 def _repetitive(value: str, words: Sequence[str]) -> bool:
     if len(words) >= 6 and max(Counter(words).values()) > len(words) * _COMMONEST:
         return True
+    if 30 <= len(value) < _LONG_ENOUGH:
+        return len(set(value.lower())) < 6
+    return _packed(value) < _REPETITIVE
+
+
+def _packed(value: str) -> float:
+    """Compressed size by size; 1 for a short text."""
     data = value.encode("utf-8", "replace")
-    if len(data) < _LONG_ENOUGH:
-        return len(value) >= 30 and len(set(value.lower())) < 6
-    return len(zlib.compress(data)) / len(data) < _REPETITIVE
+    return len(zlib.compress(data)) / len(data) if len(data) >= _LONG_ENOUGH else 1.0
 
 
 def _words(value: str) -> list[str]:
