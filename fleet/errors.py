@@ -12,7 +12,8 @@
     └── EngineError               an engine failed
         └── EngineTimeout         no whole answer in time
 
-Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in `__str__`.
+Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in
+`__str__`.
 """
 
 

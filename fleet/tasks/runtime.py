@@ -30,7 +30,8 @@ class Runtime:
 
     @cached_property
     def graph(self) -> Graph:
-        graph = Graph(self.settings.neo4j_uri, self.settings.neo4j_user, self.settings.neo4j_password.get_secret_value())
+        settings = self.settings
+        graph = Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value())
         graph.ensure_schema()
         return graph
 
