@@ -192,7 +192,7 @@ def _body(request: Generation, repeat_penalty: float) -> dict[str, Any]:
 
 
 def _start_server(path: Path, config: EngineConfig) -> Any:
-    xllamacpp = _library()
+    xllamacpp = library()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_parallel = config.slots
@@ -212,8 +212,8 @@ def _start_server(path: Path, config: EngineConfig) -> Any:
         raise ModelUnavailable(f"llama.cpp cannot load {path}: {error}") from error
 
 
-def _library() -> Any:
-    """llama.cpp with threads that sleep while they wait for each other.
+def library() -> Any:
+    """xllamacpp, which is llama.cpp, with threads that sleep while they wait for each other.
 
     They spin otherwise, which on cores shared with other processes costs a multiple of the time. OpenMP reads the
     variable once, when it is loaded; a value that is set already stands.
