@@ -97,8 +97,6 @@ def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> 
 
 def _stream(feed: Feed, *, resumed: bool = False) -> Response:
     """The feed as a response; 204 when a client that reconnects has everything already."""
-    if request.method == "HEAD":  # has no body, whose end would free the thread for others
-        return Response(mimetype=_MEDIA_TYPE, headers=_HEADERS)
     chunks = feed.lines()
     beginning = list(itertools.islice(chunks, 2 if resumed else 0))
     if resumed and len(beginning) < 2:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,14 @@ def test_a_request_that_is_no_http_gets_a_problem_and_no_page(served: Gunicorn, 
     problem = json.loads(body)
     assert str(problem["status"]).encode() in head
     assert {"type", "title", "detail"} <= set(problem)
+
+
+def test_a_body_that_was_cut_off_is_refused_though_it_reads_well(served: Gunicorn, store: Store) -> None:
+    body = json.dumps(PLAN).encode()
+    head = f"POST /v1/plans HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n"
+    said, _ = raw(served, f"{head}Content-Length: {len(body) + 1}\r\n\r\n".encode() + body)
+    assert said.startswith(b"HTTP/1.1 422")
+    assert store.client.dbsize() == 0
 
 
 @pytest.mark.parametrize("size", [1024 * 1024 + 1, 8 * 1024 * 1024])
@@ -214,16 +222,27 @@ def test_sigterm_ends_streams_and_waits_and_the_process(serve: Serve, valkey_ser
     ],
 )
 def test_a_start_that_must_not_be_ends_with_one_clear_line(options: list[str], env: dict[str, str]) -> None:
+    said = refusal(options, env)
+    assert "Listening" not in said
+
+
+def test_a_socket_that_was_handed_over_and_others_reach_ends_the_start_too() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        said = refusal(["-b", f"fd://{listening.fileno()}"], {}, pass_fds=[listening.fileno()])
+        assert f"0.0.0.0:{listening.getsockname()[1]} without a key" in said
+
+
+def refusal(options: list[str], env: dict[str, str], pass_fds: Sequence[int] = ()) -> str:
+    """What a server says that refuses to start."""
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *options, "fleet.api:create_app()"]
-    ended = subprocess.run(command, cwd=ROOT, env=_environment(env), capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    said = [line for line in ended.stderr.splitlines() if line.startswith("fleet api: ")]
-    assert len(said) == 1, ended.stderr
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**clean, **env}, capture_output=True, text=True, timeout=60, pass_fds=pass_fds
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.count("fleet api: ") == 1, ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def _environment(changes: dict[str, str]) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}, **changes}
+    return ended.stderr
 
 
 def test_with_neo4j_the_api_is_ready_and_knows_what_it_never_had(
