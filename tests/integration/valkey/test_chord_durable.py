@@ -248,6 +248,18 @@ def test_a_late_copy_of_a_failed_body_does_not_make_it_look_started(bench: Chord
     assert bench.app.AsyncResult("body").state == "FAILURE"
 
 
+def test_a_group_body_that_runs_is_not_published_again(bench: ChordBench) -> None:
+    bench.worker()
+    chord([bench.s("add", 1)], task_id="chord")(group(bench.s("noted", event=name, gate="gate") for name in "ab"))
+    bench.await_trace("a start")
+    bench.await_trace("b start")
+    sweeps, seen = bench.app.backend.chord_state("chord")["sweeps"], time.monotonic()
+    wait_until(lambda: time.monotonic() - seen > 5, what="two leases have passed")
+    assert bench.app.backend.chord_state("chord")["sweeps"] == sweeps
+    bench.open("gate")
+    bench.await_state("chord", "DONE")
+
+
 def test_a_task_of_a_group_body_starts_again_when_its_worker_dies(bench: ChordBench) -> None:
     bench.worker("staying")
     dying = bench.worker("dying", queues="dying")
