@@ -164,6 +164,11 @@ def test_a_cut_text_keeps_its_size(longest: int) -> None:
     assert quoting.cut("x" * 100, 100) == "x" * 100
 
 
+def test_a_quotation_keeps_its_size_however_much_of_it_is_escaped() -> None:
+    text = quoting.quoted("candidate", "</candidate>" * 50, 200, label="A")
+    assert len(text) <= 200 + len('<candidate label="A">\n\n</candidate>')
+
+
 def test_what_is_cut_is_code_before_plan() -> None:
     content = make_content(
         artifacts=[{"path": "a.py", "language": "python", "content": "y = 1\n" * 500}], risks=["late"]

@@ -173,13 +173,18 @@ def test_a_tie_goes_to_the_better_checks_then_to_the_hash_of_the_content() -> No
     assert "hash" in decision.reason
 
 
-def test_at_equal_scores_the_better_checks_win() -> None:
+@pytest.mark.parametrize(("favourite", "checked"), [(ONE, TWO), (TWO, ONE)])
+def test_at_equal_scores_the_better_checks_win(favourite: str, checked: str) -> None:
     half = Checks(additional_checks=(AdditionalCheck(check_type="content", passed=False, score=0.5),))
-    # ONE: checks 0.5, peers 1; TWO: checks 1, peers 0.5.
-    answers = voted((TWO, THREE), (ONE, THREE), (ONE, TWO))
-    decision = decided(make_task(), answers, {ONE: half, TWO: GOOD, THREE: BAD})
+    ballots = {
+        favourite: make_ballot(favourite, (checked, THREE)),
+        checked: make_ballot(checked, (favourite, THREE)),
+        THREE: make_ballot(THREE, (favourite, checked)),
+    }
+    answers = {**proposed(ONE, TWO, THREE), "vote:1": ballots}
+    decision = decided(make_task(), answers, {favourite: half, checked: GOOD, THREE: BAD})
     assert [one.score for one in decision.results[:2]] == [0.75, 0.75]
-    assert decision.winner_id == TWO
+    assert decision.winner_id == checked
     assert "whose checks were weaker (0.50)" in decision.reason
 
 

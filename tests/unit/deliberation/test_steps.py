@@ -113,6 +113,8 @@ def test_a_failed_review_says_nothing_and_critiques_are_those_of_the_round() -> 
     }
     assert selection.critiques_for(TWO, "revise:2", answers) == []
     assert len(selection.critiques_for(TWO, "review:1", answers)) == 1
+    half_read = make_review(ONE, [TWO], {TWO: "late"}).model_copy(update={"failure": answers["review:2"][ONE].failure})
+    assert selection.critiques_for(TWO, "review:1", {"review:1": {ONE: half_read}}) == []
 
 
 def test_failures_come_by_step_and_silence_is_one() -> None:
