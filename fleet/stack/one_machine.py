@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import psutil
 
+from fleet.engines import models
 from fleet.stack import neo4j_jars, reaper
 from fleet.stack.errors import AlreadyRunning, StackError
 from fleet.stack.process import Process
@@ -49,6 +50,9 @@ def serve(fleet: Fleet, on_progress: Callable[[str], None]) -> None:
     if not neo4j_jars.is_fetched():
         on_progress("neo4j: fetching the server, 175 MB, once on this machine")
         neo4j_jars.fetch(on_progress)
+    if fleet.engine == "local" and not models.fetched(models.DEFAULT_MODEL):
+        on_progress("model: fetching SmolLM2-135M, 93 MB, once on this machine")
+        models.fetch(models.DEFAULT_MODEL)
     supervisor = FleetSupervisor(fleet, on_progress)
     with stopped_by_signals(supervisor):
         supervisor.run()

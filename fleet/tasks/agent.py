@@ -1,28 +1,23 @@
 """An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from celery import shared_task
-from redis.exceptions import ConnectionError, TimeoutError
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER
 from fleet.engines.base import Completion, Generation
-from fleet.errors import EngineError, EngineTimeout, Unreadable
+from fleet.errors import EngineError, EngineTimeout, FleetError, Unreadable
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
 from fleet.models import Answer, Failure, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Part, PartStart
-from fleet.tasks.process import runtime
+from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
-# How long a finished answer waits for a ValKey that is away, rather than being generated again.
-RECORD_PATIENCE_S = 120.0
 SPREAD = 1.3  # temperature of every agent but the first, for diversity
 
 
@@ -31,18 +26,29 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
     """Answers one part and returns its id; an engine's failure is an answer too, never an exception."""
     part = Part(deliberation_id, step, agent_id)
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
-    here = runtime()
     started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
-    start = here.store.deliberations.start_part(part, here.settings.agent_queue, here.settings.part_attempts, started)
+    start = _start(part, started)
     if start.task is None:
         log.info("part.unwanted")
         return part.id
-    here.dispatcher.set_deadline(deliberation_id, step, start.deadline_s)
     given = _answer(part, start.task, start)
-    events = _events(start.task, given)
-    kept = _patiently(lambda: here.store.deliberations.record_answer(part, given, events))
+    kept = _record(part, start.task, given)
     log.info("part.answered", ok=given.ok, kept=kept, failure=given.failure and given.failure.message)
     return part.id
+
+
+@patient
+def _start(part: Part, started: DeliberationStarted) -> PartStart:
+    here = runtime()
+    start = here.store.deliberations.start_part(part, here.settings.agent_queue, here.settings.part_attempts, started)
+    if start.task:
+        here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
+    return start
+
+
+@patient  # an answer that cost GPU time is not to be lost to a restart of ValKey
+def _record(part: Part, task: Task, given: Answer) -> bool:
+    return runtime().store.deliberations.record_answer(part, given, _events(task, given))
 
 
 def _answer(part: Part, task: Task, start: PartStart) -> Answer:
@@ -57,11 +63,14 @@ def _answer(part: Part, task: Task, start: PartStart) -> Answer:
         content = _read(completion, generation, shown)
     except EngineTimeout as error:
         return _failed(part, Failure(type="timeout", message=str(error)), began)
-    except EngineError as error:
-        return _failed(part, Failure(type="engine", message=str(error)), began)
     except Unreadable as error:
         failure = Failure(type=error.type, message=str(error), raw=completion.text)
         return _answered(part, generation, completion, shown, failure=failure)
+    except FleetError as error:
+        return _failed(part, Failure(type="engine", message=str(error)), began)
+    except Exception as error:
+        log.exception("part.crashed")
+        return _failed(part, Failure(type="internal", message=repr(error)), began)
     return _answered(part, generation, completion, shown, content=content)
 
 
@@ -90,7 +99,7 @@ def _prompt(
     phase = _phase(part)
     if phase is Phase.PROPOSE:
         return prompts.propose(task, part.agent_id, proposal), proposal, {}, {}
-    before = runtime().store.deliberations.answers(part.deliberation_id)
+    before = _before(part)
     contents = {made.author_id: made.content for made in selection.proposals(task, before)}
     room = settings.proposal_chars * 2
     if phase is Phase.REVISE:
@@ -104,6 +113,11 @@ def _prompt(
         return prompts.review(task, part.agent_id, candidates, schema, room), schema, shown, candidates
     schema = schemas.ballot_schema(list(shown))
     return prompts.vote(task, part.agent_id, candidates, schema, room), schema, shown, candidates
+
+
+@patient
+def _before(part: Part) -> dict[str, dict[str, Answer]]:
+    return runtime().store.deliberations.answers(part.deliberation_id)
 
 
 def _read(completion: Completion, generation: Generation, shown: dict[str, str]) -> dict[str, Any]:
@@ -167,17 +181,3 @@ def _events(task: Task, given: Answer) -> list[Event]:
 
 def _phase(part: Part) -> Phase:
     return steps.parse(part.step)[0]
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Calls again while ValKey is away, so that an answer that cost GPU time is not lost to its restart."""
-    deadline, pause = time.monotonic() + RECORD_PATIENCE_S, 0.1
-    while True:
-        try:
-            return call()
-        except (ConnectionError, TimeoutError):
-            if time.monotonic() > deadline:
-                raise
-            log.warning("valkey.away", waiting_s=pause)
-            time.sleep(pause)
-            pause = min(5.0, pause * 2)

@@ -12,14 +12,16 @@ from fleet.errors import Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped
 from fleet.models import Answer, Checks, Decision, Status, Task
 from fleet.store import RECORD, Sealed
-from fleet.tasks.process import runtime
+from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
 
 GRAPH_RETRY_MS = 5_000
+DECIDING_ATTEMPTS = 3
 
 
 @shared_task(name=CLOSE_STEP, ignore_result=True)  # type: ignore[untyped-decorator]
+@patient
 def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # noqa: ARG001
     """The body of a step's chord. `parts` only says that the step is over: the answers are in the store."""
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step)
@@ -29,6 +31,7 @@ def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # no
 
 
 @shared_task(name=ADVANCE, ignore_result=True)  # type: ignore[untyped-decorator]
+@patient
 def advance(deliberation_id: str) -> None:
     """What the watchdog sends for a deliberation that is due."""
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id)
@@ -45,12 +48,40 @@ def _close(id: str, step: str) -> None:
     task, answers = store.task(id), store.answers(id)
     following = steps.next_step(task, step, answers, sealed.budget_ms)
     if following is None:
-        decision = _decide(task, answers, sealed)
+        decision = _decided(task, answers, sealed)
         store.enter_step(id, step, RECORD, _stepped(task, RECORD), decision)
         log.info("deliberation.decided", status=decision.status, winner_id=decision.winner_id)
     elif store.enter_step(id, step, following, _stepped(task, following)):
         here.dispatcher.open_step(task, following, steps.participants(task, following, answers))
         log.info("deliberation.stepped", entered=following)
+
+
+def _decided(task: Task, answers: dict[str, dict[str, Answer]], sealed: Sealed) -> Decision:
+    """The decision; after three crashes of the code that makes it, a failed one that says so and a dead letter."""
+    try:
+        return _decide(task, answers, sealed)
+    except Exception as error:
+        log.exception("deliberation.deciding_crashed")
+        letters = runtime().store.dead_letters
+        attempts = letters.count_attempt("council", task.deliberation_id)
+        if attempts < DECIDING_ATTEMPTS:
+            raise  # the step is sealed and due: the watchdog comes back to it
+        reason = f"deciding crashed {attempts} times: {error!r}"
+        letters.add("council", reason, task.dump(), attempts)
+        return _failed(task, sealed, reason)
+
+
+def _failed(task: Task, sealed: Sealed, reason: str) -> Decision:
+    return Decision(
+        deliberation_id=task.deliberation_id,
+        task=task,
+        status=Status.FAILED,
+        reason=reason,
+        chosen_by="none",
+        error_message=reason,
+        started_at_ms=sealed.started_at_ms,
+        decided_at_ms=sealed.now_ms,
+    )
 
 
 def _decide(task: Task, answers: dict[str, dict[str, Answer]], sealed: Sealed) -> Decision:

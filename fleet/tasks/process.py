@@ -1,13 +1,22 @@
 """The runtime of this worker process."""
 
+import functools
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from celery.signals import task_prerun, worker_process_shutdown, worker_shutdown
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError, TimeoutError
 
 from fleet.settings import get_settings
 from fleet.tasks.runtime import Runtime
+
+log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _lock = threading.Lock()
 _runtime: Runtime | None = None
@@ -20,6 +29,26 @@ def runtime() -> Runtime:
         if _runtime is None:
             _runtime = Runtime(get_settings())
         return _runtime
+
+
+def patient(call: Callable[P, T]) -> Callable[P, T]:
+    """Calls again for as long as ValKey is away: without it there is nothing else to do, and nothing is to be lost.
+
+    What is called has to be safe to repeat.
+    """
+
+    @functools.wraps(call)
+    def calling(*args: P.args, **kwargs: P.kwargs) -> T:
+        pause_s = 0.1
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except (ConnectionError, TimeoutError, OperationalError) as error:
+                log.warning("valkey.away", reason=str(error), again_in_s=pause_s)
+                time.sleep(pause_s)
+                pause_s = min(5.0, pause_s * 2)
+
+    return calling
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

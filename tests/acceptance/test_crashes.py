@@ -56,7 +56,8 @@ def assert_each_completed_once(fleet: RunningFleet, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["worker-agents", "worker-council-1", "worker-council-2", "listener", "api", "valkey", "nats", "neo4j"]
+    "name",
+    ["flower", "worker-agents", "worker-council-1", "worker-council-2", "listener", "api", "valkey", "nats", "neo4j"],
 )
 def test_kill_9_of_a_process_loses_nothing(fleet: RunningFleet, new_plan: NewPlan, name: str) -> None:
     ids = in_flight(fleet, new_plan)
