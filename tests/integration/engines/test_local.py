@@ -47,7 +47,9 @@ def narrow(model_file: Path) -> Iterator[LocalEngine]:
 
 
 def ask(schema: dict[str, Any], prompt: str = "Name some numbers.", **changes: Any) -> Generation:
-    return Generation((Message("user", prompt),), schema, **{"max_tokens": 600, "timeout_s": 300.0, **changes})
+    return Generation(
+        (Message("user", prompt),), schema, **{"max_tokens": 600, "temperature": 0.0, "timeout_s": 300.0, **changes}
+    )
 
 
 def busy(engine: LocalEngine) -> float:
@@ -88,8 +90,8 @@ def test_fleets_own_schemas_are_understood(engine: LocalEngine) -> None:
 
 
 def test_an_answer_cut_at_the_limit_says_so(engine: LocalEngine) -> None:
-    answer = engine.generate(ask(TWENTY, max_tokens=5))
-    assert (answer.finish_reason, answer.completion_tokens) == ("length", 5)
+    answer = engine.generate(ask(TWENTY, max_tokens=20))
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 20)
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(engine: LocalEngine) -> None:
