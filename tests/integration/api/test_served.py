@@ -237,7 +237,7 @@ def refusal(options: list[str], env: dict[str, str], pass_fds: Sequence[int] = (
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *options, "fleet.api:create_app()"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     ended = subprocess.run(
-        command, cwd=ROOT, env={**clean, **env}, capture_output=True, text=True, timeout=60, pass_fds=pass_fds
+        command, cwd=ROOT, env={**clean, **env}, capture_output=True, text=True, timeout=30, pass_fds=pass_fds
     )
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.count("fleet api: ") == 1, ended.stderr
