@@ -9,8 +9,12 @@ _FOLDER = Path(__file__).parent
 
 @cache
 def source(name: str) -> str:
-    """The text of a script, with what all of them share in front."""
-    return (_FOLDER / "_common.lua").read_text() + (_FOLDER / f"{name}.lua").read_text()
+    """The text of a script, with what all of them share in front.
+
+    A full server (noeviction) opens no new chord, but the ones that it has may end.
+    """
+    flags = "" if name == "open" else "#!lua flags=allow-oom\n"
+    return flags + (_FOLDER / "_common.lua").read_text() + (_FOLDER / f"{name}.lua").read_text()
 
 
 class Scripts:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError, TimeoutError
+from redis.exceptions import OutOfMemoryError
 
 from fleet.valkey.backend import Backend
 from tests.harness import wait_until
@@ -223,6 +224,22 @@ def test_nothing_is_left_behind(bench: ChordBench) -> None:
         assert client.pubsub_channels("celery-task-meta-*") == []
         kept = [key for key in client.scan_iter() if client.ttl(key) == -1]
         assert all(key.startswith("_kombu.binding") for key in kept), kept
+
+
+def test_a_full_server_refuses_new_chords_and_ends_those_it_has(bench: ChordBench) -> None:
+    bench.worker()
+    result = chord([bench.s("noted", 1, event="part", gate="gate")], task_id="chord")(
+        bench.s("noted", event="body", gate="gate").set(chord_deadline=3600)
+    )
+    bench.await_trace("part start")
+    with bench.valkey.client() as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemoryError):
+            chord([bench.s("add", 1)])(bench.s("total"))
+        bench.open("gate")
+        wait_until(lambda: bench.state("chord") == "READY", what="the part is counted")
+        client.config_set("maxmemory", 0)
+    assert result.get(timeout=20) == [1]
 
 
 def test_no_subscription_outlives_the_wait_for_it(bench: ChordBench) -> None:

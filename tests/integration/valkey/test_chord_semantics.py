@@ -29,6 +29,8 @@ def celery(request: pytest.FixtureRequest, valkey: ValkeyServer,
         bench = ChordBench(tmp_path_factory.mktemp(request.param), stack, durable, int(durable), valkey)
         bench.worker(slots=8)
         yield bench
+        # What Celery's backend never unsubscribed it would try to, for 20 s each, on a server that is gone.
+        bench.app.backend.result_consumer.subscribed_to.clear()
 
 
 def error_of(result: AsyncResult) -> BaseException:
