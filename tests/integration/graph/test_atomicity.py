@@ -15,9 +15,9 @@ import pytest
 
 from fleet.graph import Graph
 from fleet.graph.schema import Label
-from fleet.models import StoryPhase
+from fleet.models import StoryPhase, Subtask
 from tests.harness import Neo4jServer
-from tests.integration.graph.dump import everything, query
+from tests.integration.graph.dump import everything, query, targets
 from tests.integration.graph.test_transitions import step
 from tests.unit.graph import samples
 
@@ -148,6 +148,19 @@ def test_many_writers_of_one_plan_make_the_graph_that_one_writer_makes(graph: Gr
     at_once(*[lambda pair=pair: graph.record_decisions(pair, plans) for pair in pairs])
 
     assert without_clock(neo4j_empty) == expected
+
+
+def test_decisions_written_at_once_still_depend_on_each_other(graph: Graph, neo4j_server: Neo4jServer) -> None:
+    chain = [Subtask(subtask_id=f"s{n}", title="x", depends_on=(f"s{n - 1}",) if n else ()) for n in range(WRITERS)]
+    plan = samples.plan(subtasks=tuple(chain))
+    plans = {plan.plan.plan_id: plan}
+    graph.record_decisions([samples.failed(plan)], plans)
+    decisions = [samples.failed(plan, task=samples.task(plan, subtask.subtask_id)) for subtask in chain]
+
+    at_once(*[lambda d=d: graph.record_decisions([d], plans) for d in decisions])
+
+    for earlier, later in itertools.pairwise(decisions):
+        assert targets(neo4j_server, "Decision", later.decision_id, "DEPENDS_ON") == {earlier.decision_id}
 
 
 def test_writers_of_several_plans_of_a_story_and_of_its_transitions_do_not_lose_each_others_work(

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import neo4j
 import pytest
@@ -40,6 +41,13 @@ def answers(graph: Graph) -> bool:
     except Unavailable:
         return False
     return True
+
+
+def stopped(pid: int) -> bool:
+    states = [
+        (thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return set(states) == {"T"}
 
 
 @pytest.fixture
@@ -117,7 +125,8 @@ def test_a_server_that_hangs_is_unavailable_until_it_goes_on(neo4j_server: Neo4j
         wait_until(lambda: answers(graph), what="Neo4j answers")
         os.kill(neo4j_server.pid, signal.SIGSTOP)
         try:
-            for name in ("ping", "is_recorded", "record_decisions"):
+            wait_until(lambda: stopped(neo4j_server.pid), what="every thread of Neo4j stands still")
+            for name in ("is_recorded", "record_decisions", "ping"):
                 with pytest.raises(Unavailable):
                     CALLS[name](graph)
         finally:
