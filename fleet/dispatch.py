@@ -17,7 +17,6 @@ from fleet.deliberation.steps import participants
 from fleet.events import TaskDispatched
 from fleet.models import (
     Council,
-    Deliberation,
     DeliberationRef,
     DeliberationRequest,
     PlanReceipt,
@@ -65,19 +64,17 @@ class Dispatcher:
                 self.open_step(task, FIRST_STEP, task.agents)
         return stored, created
 
-    def submit_deliberation(
-        self, request: DeliberationRequest, idempotency_key: str | None = None
-    ) -> tuple[Deliberation | None, bool]:
+    def submit_deliberation(self, request: DeliberationRequest, idempotency_key: str | None = None) -> tuple[str, bool]:
         """Accepts one deliberation; the same plan and task, else the same key, is the same deliberation.
 
-        Returns it (None when it was finished longer ago than the retention) and whether it is new.
+        Returns its id and whether it is new.
         Raises: Conflict when the id or the key was used with other content.
         """
         task = self._request_task(request, idempotency_key)
         created = self._store.submissions.add_deliberation(task, request.digest())
         if created:
             self.open_step(task, FIRST_STEP, task.agents)
-        return self._store.deliberations.get(task.deliberation_id), created
+        return task.deliberation_id, created
 
     def open_step(self, task: Task, step: str, agents: Sequence[str]) -> None:
         """Publishes a step's chord: one part per agent on the agents' queue, then `close_step` on the council's."""

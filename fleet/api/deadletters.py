@@ -28,7 +28,7 @@ class DeadLetterPage(Model):
     ),
 )
 def list_dead_letters(query: PageQuery) -> Response:
-    page = services().pages.dead_letters(query.limit, query.position())
+    page = services().store.pages.dead_letters(query.limit, query.position())
     return reply(DeadLetterPage(items=page.items, next_cursor=encode(page.end)))
 
 

@@ -9,7 +9,6 @@ from pydantic import Field
 from fleet.api.idempotent import HEADER, claimed
 from fleet.api.paging import PageQuery, encode
 from fleet.api.peer import gone
-from fleet.api.problems import NOT_FOUND, Refused
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import Services, services
@@ -65,9 +64,8 @@ class WaitQuery(Model):
 )
 def submit_deliberation(body: DeliberationRequest) -> Response:
     with claimed(body.digest()) as key:
-        found, created = services().dispatcher.submit_deliberation(body, key)
-    if found is None:
-        raise Refused(NOT_FOUND, "this was accepted before, and finished longer ago than the retention")
+        id, created = services().dispatcher.submit_deliberation(body, key)
+    found = find(services(), id)
     return reply(found, 202 if created else 200, location=f"/v1/deliberations/{found.deliberation_id}")
 
 
@@ -82,7 +80,7 @@ def submit_deliberation(body: DeliberationRequest) -> Response:
     ),
 )
 def list_deliberations(query: DeliberationsQuery) -> Response:
-    page = services().pages.deliberations(query.limit, query.position(), query.matching())
+    page = services().store.pages.deliberations(query.limit, query.position(), query.matching())
     light = (one.model_copy(update=dict.fromkeys(_HEAVY, ())) for one in page.items)
     return reply(DeliberationPage(items=tuple(light), next_cursor=encode(page.end)))
 

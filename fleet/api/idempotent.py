@@ -27,12 +27,12 @@ def claimed(content: str) -> Iterator[str | None]:
     Raises: Refused (422) when the key is invalid or stands for another request.
     """
     key = idempotency_key()
-    claim = services().idempotency.claim(key, digest([request.path, content])) if key else None
+    claim = services().store.idempotency.claim(key, digest([request.path, content])) if key else None
     if claim is Claim.OTHER:
         raise problems.Refused(problems.KEY_REUSED, f"the key {key} stands for another request")
     try:
         yield key
     except (Conflict, InvalidRequest):
         if key and claim is Claim.NEW:
-            services().idempotency.release(key)
+            services().store.idempotency.release(key)
         raise

@@ -75,9 +75,9 @@ def submit_plan(body: PlanRequest) -> Response:
     ),
 )
 def list_plans(query: PageQuery) -> Response:
-    page = services().pages.plans(query.limit, query.position())
+    page = services().store.pages.plans(query.limit, query.position())
     ids = [one.deliberation_id for stored in page.items for one in stored.receipt.deliberations]
-    statuses = services().pages.statuses(ids)
+    statuses = services().store.pages.statuses(ids)
     return reply(PlanPage(items=tuple(_view(stored, statuses) for stored in page.items), next_cursor=encode(page.end)))
 
 
@@ -89,7 +89,7 @@ def list_plans(query: PageQuery) -> Response:
 def get_plan(plan_id: str) -> Response:
     stored = services().store.submissions.plan(plan_id)
     ids = [one.deliberation_id for one in stored.receipt.deliberations] if stored else []
-    statuses = services().pages.statuses(ids)
+    statuses = services().store.pages.statuses(ids)
     if stored is None or len(statuses) < len(ids):
         record = services().graph.plan(plan_id)
         stored = stored or (record.stored if record else None)

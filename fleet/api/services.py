@@ -14,8 +14,6 @@ from fleet.dispatch import Dispatcher
 from fleet.graph import Graph
 from fleet.settings import Settings
 from fleet.store import Store
-from fleet.store.idempotency import Idempotency
-from fleet.store.pages import Pages
 
 _NAME = "fleet"
 _GRAPH_TIMEOUT_S = 2.0
@@ -62,14 +60,6 @@ class Services:
     @cached_property
     def store(self) -> Store:
         return Store.from_settings(self.settings)
-
-    @cached_property
-    def pages(self) -> Pages:
-        return Pages(self.store.client, self.store.submissions, self.store.dead_letters)
-
-    @cached_property
-    def idempotency(self) -> Idempotency:
-        return Idempotency(self.store.client)
 
     @cached_property
     def readiness(self) -> Probe:

@@ -8,7 +8,9 @@ from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Deliberations, Part, PartStart, Sealed
 from fleet.store.eventlog import EventLog, LoggedEvent
+from fleet.store.idempotency import Idempotency
 from fleet.store.listeners import Listeners, ListenerState
+from fleet.store.pages import Pages
 from fleet.store.submissions import Submissions
 
 __all__ = ["RECORD", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
@@ -26,6 +28,8 @@ class Store:
         self.events = EventLog(client, scripts)
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)
+        self.idempotency = Idempotency(client)
+        self.pages = Pages(client, self.submissions, self.dead_letters)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Store":

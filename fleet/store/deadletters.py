@@ -44,12 +44,6 @@ class DeadLetters:
         document: Any = self._client.get(_key(id))
         return DeadLetter.model_validate_json(document) if document else None
 
-    def page(self, limit: int = 100, before_ms: float = float("inf")) -> list[DeadLetter]:
-        """The newest first, at most `limit`, created before `before_ms`."""
-        ids: Any = self._client.zrevrangebyscore(DEAD_LETTERS, f"({before_ms}", "-inf", start=0, num=limit)
-        documents: Any = self._client.mget([_key(id) for id in ids]) if ids else []
-        return [DeadLetter.model_validate_json(document) for document in documents if document]
-
     def count_attempt(self, source: str, message_id: str) -> int:
         """How often this message was tried, this time included; forgotten a day after the last attempt."""
         key = _attempts_key(source, message_id)

@@ -118,10 +118,14 @@ class Deliberations:
         return bool(self._scripts.run("enter_step", keys, args))
 
     def finish(self, decision: Decision, events: Sequence[Event]) -> bool:
-        """Makes the decision's status final; False if it was already. What is live is forgotten after the retention."""
+        """Makes the decision final; False if one was already. What is live is forgotten after the retention.
+
+        `decision` is the frozen one, or the one that the graph had already, which then takes its place.
+        """
         id = decision.deliberation_id
         keys = [deliberation_key(id), answers_key(id), attempts_key(id), base.DUE, base.FINISHED, base.EVENTS]
-        return bool(self._scripts.run("finish", keys, [id, decision.status, self._retention_s, *flatten(events)]))
+        args = [id, decision.status, self._retention_s, decision.dump(), *flatten(events)]
+        return bool(self._scripts.run("finish", keys, args))
 
     def answers(self, id: str) -> dict[str, dict[str, Answer]]:
         """Every answer so far, by step and then by agent."""
@@ -152,26 +156,7 @@ class Deliberations:
     def get(self, id: str) -> Deliberation | None:
         """The deliberation as people see it, None for an unknown id or one finished longer ago than the retention."""
         fields: Any = self._client.hgetall(deliberation_key(id))
-        return _view(fields) if fields else None
-
-    def page(
-        self, limit: int = 50, before_ms: float = float("inf"), matching: Mapping[str, str] | None = None
-    ) -> list[Deliberation]:
-        """The newest first: at most `limit`, created before `before_ms`, whose fields equal those of `matching`."""
-        found: list[Deliberation] = []
-        while len(found) < limit:
-            ids: Any = self._client.zrevrangebyscore(
-                base.DELIBERATIONS, f"({before_ms}", "-inf", start=0, num=200, withscores=True
-            )
-            if not ids:
-                break
-            before_ms = ids[-1][1]
-            with self._client.pipeline(transaction=False) as pipeline:
-                for id, _ in ids:
-                    pipeline.hgetall(deliberation_key(id))
-                views = [_view(fields) for fields in pipeline.execute() if fields]
-            found += [view for view in views if all(getattr(view, k) == v for k, v in (matching or {}).items())]
-        return found[:limit]
+        return stored_view(fields) if fields else None
 
     def wait(self, id: str, timeout_s: float) -> Deliberation | None:
         """The deliberation, as soon as it is final or after `timeout_s` seconds."""
@@ -212,7 +197,8 @@ class Deliberations:
         return len(ids)
 
 
-def _view(fields: Mapping[str, str]) -> Deliberation:
+def stored_view(fields: Mapping[str, str]) -> Deliberation:
+    """The deliberation that a hash in ValKey holds."""
     task = Task.model_validate_json(fields["task"])
     status = Status(fields["status"])
     decision = Decision.model_validate_json(fields["decision"]) if "decision" in fields else None

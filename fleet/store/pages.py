@@ -14,7 +14,7 @@ import redis
 from fleet.models import DeadLetter, Deliberation, Model, Status, StoredPlan
 from fleet.store import base
 from fleet.store.deadletters import DeadLetters
-from fleet.store.deliberations import _view
+from fleet.store.deliberations import stored_view
 from fleet.store.submissions import Submissions
 
 M = TypeVar("M", bound=Model)
@@ -77,7 +77,7 @@ class Pages:
         with self._client.pipeline(transaction=False) as pipeline:
             for position in chunk:
                 pipeline.hgetall(base.deliberation_key(position.id))
-            return [_view(fields) if fields else None for fields in pipeline.execute()]
+            return [stored_view(fields) if fields else None for fields in pipeline.execute()]
 
     def _walk(self, index: str, after: Position | None) -> Iterator[list[Position]]:
         """Everything in the index behind `after`, in chunks; entries added meanwhile are newer and do not show up."""

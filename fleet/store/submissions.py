@@ -65,8 +65,3 @@ class Submissions:
     def plan(self, id: str) -> StoredPlan | None:
         document: Any = self._client.hget(_plan_key(id), "document")
         return StoredPlan.model_validate_json(document) if document else None
-
-    def page(self, limit: int = 50, before_ms: float = float("inf")) -> list[StoredPlan]:
-        """The newest first: at most `limit`, created before `before_ms`."""
-        ids: Any = self._client.zrevrangebyscore(base.PLANS, f"({before_ms}", "-inf", start=0, num=limit)
-        return [stored for id in ids if (stored := self.plan(id))]

@@ -80,6 +80,7 @@ def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) 
     temperature = 0.7 if part.agent_id == task.agents[0] else 0.7 * SPREAD
     tags: dict[str, Any] = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "role": task.role}
     tags |= {"phase": _phase(part), "round": steps.parse(part.step)[1], "task": task.task_description}
+    tags |= {"requirements": task.constraints.requirements}
     generation = Generation(
         messages=messages,
         schema=schema,

@@ -8,7 +8,7 @@ from celery import shared_task
 from fleet import checks
 from fleet.deliberation import selection, steps
 from fleet.dispatch import ADVANCE, CLOSE_STEP
-from fleet.errors import Unavailable
+from fleet.errors import Conflict, Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped
 from fleet.models import Answer, Checks, Decision, Status, Task
 from fleet.store import RECORD, Sealed
@@ -109,16 +109,29 @@ def record(id: str) -> None:
     where, decision = store.where(id), store.decision(id)
     if where is None or where.status.final or decision is None:
         return
-    plan_id = decision.task.plan_id
-    plan = here.store.submissions.plan(plan_id) if plan_id else None
     try:
-        here.graph.record_decisions([decision], {plan_id: plan} if plan_id and plan else {})
+        decision = _recorded(decision)
     except Unavailable as error:
         store.due_at(id, GRAPH_RETRY_MS)
         log.warning("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
         return
     if store.finish(decision, [_finished(decision), *_added(decision)]):
         log.info("deliberation.finished", status=decision.status, winner_id=decision.winner_id)
+
+
+def _recorded(decision: Decision) -> Decision:
+    """Writes the decision to the graph; returns what the graph has, which is another one if ValKey lost its memory."""
+    here = runtime()
+    plan_id = decision.task.plan_id
+    plan = here.store.submissions.plan(plan_id) if plan_id else None
+    try:
+        here.graph.record_decisions([decision], {plan_id: plan} if plan_id and plan else {})
+    except Conflict as error:
+        here.store.dead_letters.add("council", f"not recorded: {error}", decision.dump())
+        if recorded := here.graph.decision(decision.deliberation_id):
+            return recorded
+        here.graph.record_decisions([decision])  # it is the plan that is another one there
+    return decision
 
 
 def _about(task: Task) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""What the tasks of one worker process share: its connections and its engine, made when first used."""
+"""What the tasks of one worker process share: its connections and its engine. They connect and load when first used."""
 
-from functools import cached_property
+import threading
 
 from fleet.dispatch import Dispatcher
 from fleet.engines import EngineConfig, create_engine
-from fleet.engines.base import Engine
 from fleet.graph import Graph
 from fleet.settings import Settings
 from fleet.store import Store
@@ -15,28 +14,25 @@ class Runtime:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self.store = Store.from_settings(settings)
+        self.dispatcher = Dispatcher(self.store, settings)
+        self.engine = create_engine(EngineConfig.from_settings(settings))
+        self._graph = Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value())
+        self._schema_lock, self._schema_ready = threading.Lock(), False
 
-    @cached_property
-    def store(self) -> Store:
-        return Store.from_settings(self.settings)
-
-    @cached_property
-    def dispatcher(self) -> Dispatcher:
-        return Dispatcher(self.store, self.settings)
-
-    @cached_property
-    def engine(self) -> Engine:
-        return create_engine(EngineConfig.from_settings(self.settings))
-
-    @cached_property
+    @property
     def graph(self) -> Graph:
-        settings = self.settings
-        graph = Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value())
-        graph.ensure_schema()
-        return graph
+        """The graph, with its constraints.
+
+        Raises: Unavailable when they were not made yet and Neo4j is away.
+        """
+        with self._schema_lock:
+            if not self._schema_ready:
+                self._graph.ensure_schema()
+                self._schema_ready = True
+        return self._graph
 
     def close(self) -> None:
-        """Closes what was made."""
-        for name in ("engine", "graph", "store"):
-            if made := self.__dict__.pop(name, None):
-                made.close()
+        """Ends the engine and closes the connections."""
+        for part in (self.engine, self._graph, self.store):
+            part.close()

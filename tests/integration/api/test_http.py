@@ -114,7 +114,7 @@ def test_a_fault_of_the_server_tells_the_caller_nothing_and_the_log_everything(
     def fail(*_: object) -> None:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr(services.pages, "plans", fail)
+    monkeypatch.setattr(services.store.pages, "plans", fail)
     with structlog.testing.capture_logs() as logs:
         answer = client.get("/v1/plans")
     assert answer.status_code == 500

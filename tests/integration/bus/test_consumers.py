@@ -27,7 +27,7 @@ from tests.integration.bus.harness import (
 
 
 def plan_ids(store: Store) -> set[str]:
-    return {stored.plan.plan_id for stored in store.submissions.page(1000)}
+    return {stored.plan.plan_id for stored in store.pages.plans(1000).items}
 
 
 def ready(outside: Outside) -> None:
@@ -40,7 +40,7 @@ def test_plans_are_accepted_and_then_acknowledged(server: NatsServer, outside: O
         outside.publish(PLAN_APPROVED, *(plan_event(f"p-{number}") for number in range(200)))
         wait_until(lambda: outside.settled(PLANS, 200))
     assert plan_ids(store) == {f"p-{number}" for number in range(200)}
-    assert store.dead_letters.page() == []
+    assert store.pages.dead_letters(100).items == ()
 
 
 def test_events_published_while_no_listener_runs_are_handled_when_one_does(
@@ -65,7 +65,7 @@ def test_the_same_plan_twice_to_two_listeners_is_submitted_once(
     handled = one.submissions + two.submissions
     assert len(handled) == 100
     assert sorted(plan_id for plan_id, created in handled if created) == sorted(f"p-{number}" for number in range(50))
-    assert store.dead_letters.page() == []
+    assert store.pages.dead_letters(100).items == ()
 
 
 def test_transitions_reach_the_graph(server: NatsServer, outside: Outside, store: Store) -> None:
@@ -91,7 +91,7 @@ def test_what_can_never_succeed_is_a_dead_letter_in_valkey_and_in_its_stream(
         ready(outside)
         outside.publish(PLAN_APPROVED, payload)
         wait_until(lambda: outside.settled(PLANS, 1))
-        (letter,) = store.dead_letters.page()
+        (letter,) = store.pages.dead_letters(100).items
         assert (letter.source, letter.payload) == (PLAN_APPROVED, payload.decode())
         assert reason in letter.reason
         (mirrored,) = wait_until(lambda: outside.messages("DEAD_LETTERS"))
@@ -109,10 +109,10 @@ def test_a_plan_id_with_other_content_is_a_dead_letter_and_leaves_the_first_plan
         wait_until(lambda: outside.settled(PLANS, 1))
         outside.publish(PLAN_APPROVED, plan_event("p", title="second"))
         wait_until(lambda: outside.settled(PLANS, 2))
-    (letter,) = store.dead_letters.page()
+    (letter,) = store.pages.dead_letters(100).items
     assert "exists with other content" in letter.reason
     assert letter.attempts == 1
-    assert [stored.plan.title for stored in store.submissions.page()] == ["first"]
+    assert [stored.plan.title for stored in store.pages.plans(100).items] == ["first"]
 
 
 def test_an_event_that_fails_for_no_known_reason_is_tried_five_times_and_then_kept(
@@ -129,7 +129,7 @@ def test_an_event_that_fails_for_no_known_reason_is_tried_five_times_and_then_ke
         ready(outside)
         outside.publish(PLAN_APPROVED, plan_event("p"))
         wait_until(lambda: outside.settled(PLANS, 1))
-    (letter,) = store.dead_letters.page()
+    (letter,) = store.pages.dead_letters(100).items
     assert letter.attempts == len(tries) == 5
     assert "ZeroDivisionError: a bug" in letter.reason
 
@@ -150,7 +150,7 @@ def test_a_transition_waits_for_the_graph_as_long_as_it_takes(
         outside.publish(STORY_TRANSITIONED, transition_event("s"))
         wait_until(lambda: outside.settled(TRANSITIONS, 1))
     assert len(tries) == 12
-    assert store.dead_letters.page() == []
+    assert store.pages.dead_letters(100).items == ()
 
 
 def test_nothing_is_lost_while_valkey_is_away(
@@ -166,7 +166,7 @@ def test_nothing_is_lost_while_valkey_is_away(
         valkey.start()
         wait_until(lambda: outside.settled(PLANS, 21), timeout_s=60)
         assert plan_ids(store) == {f"p-{number}" for number in range(20)}
-        assert len(store.dead_letters.page()) == 1
+        assert len(store.pages.dead_letters(100).items) == 1
 
 
 def test_work_that_outlasts_the_ack_wait_is_not_delivered_again(

@@ -37,7 +37,7 @@ def test_a_plan_from_nats_is_with_the_broker_when_it_is_acknowledged(outside: Ou
     wait_until(lambda: outside.consumer(PLANS))
     outside.publish(PLAN_APPROVED, plan_event("p", roles=["DEV", "QA"]))
     wait_until(lambda: outside.settled(PLANS, 1))
-    (stored,) = store.submissions.page()
+    (stored,) = store.pages.plans(100).items
     assert [reference.role for reference in stored.receipt.deliberations] == ["DEV", "QA"]
     assert store.client.llen("agents") == 4
     wait_until(lambda: len(outside.relayed("ORCHESTRATOR_EVENTS")) == 4)
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_with_0_though_a_transition_still_waits_for_neo4j(
     assert process.output().count("server_away") == 1
     assert "Traceback" not in process.output()
     assert store.listeners.list() == []
-    assert store.dead_letters.page() == []
+    assert store.pages.dead_letters(100).items == ()
 
 
 def test_nats_turned_off_needs_no_listener(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_what_nats_would_never_take_is_a_dead_letter_and_does_not_hold_up_the_re
     with Running(store, server.url):
         wait_until(lambda: caught_up(store))
     assert outside.relayed("ORCHESTRATOR_EVENTS") == [id]
-    reasons = sorted(letter.reason for letter in store.dead_letters.page())
+    reasons = sorted(letter.reason for letter in store.pages.dead_letters(100).items)
     assert "no stream has this subject" in reasons[0]
     assert "larger than" in reasons[1]
 

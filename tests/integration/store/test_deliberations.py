@@ -257,7 +257,7 @@ def test_what_is_finished_is_forgotten_after_the_retention(valkey_server: Valkey
     assert {client.ttl(key) for key in client.keys("fleet:deliberation:d1*")} <= {0, 1}
     client.zincrby("fleet:finished", -2_000, "d1")
     assert store.deliberations.forget_finished() == 1
-    assert store.deliberations.page() == []
+    assert store.pages.deliberations(100).items == ()
 
 
 def plan(**changes: object) -> PlanRequest:

@@ -15,7 +15,7 @@ def store(valkey_server: ValkeyServer) -> Store:
 def test_a_dead_letter_is_kept_once_and_its_event_is_logged_once(store: Store) -> None:
     letters = [store.dead_letters.add("planning.plan.approved", "not JSON", "{") for _ in range(3)]
     assert len({letter.dead_letter_id for letter in letters}) == 1
-    assert [letter.payload for letter in store.dead_letters.page()] == ["{"]
+    assert [letter.payload for letter in store.pages.dead_letters(100).items] == ["{"]
     assert [event.subject for event in store.events.read()] == ["deadletter.planning.plan.approved"]
 
 

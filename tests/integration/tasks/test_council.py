@@ -71,7 +71,7 @@ def test_a_decision_that_keeps_crashing_ends_as_a_failed_one_and_a_dead_letter(
     assert decision is not None
     assert decision.status is Status.FAILED
     assert "a bug" in (decision.error_message or "")
-    assert [letter.source for letter in store.dead_letters.page()] == ["council"]
+    assert [letter.source for letter in store.pages.dead_letters(100).items] == ["council"]
 
 
 def test_a_sealed_step_whose_worker_died_is_due_again(store: Store) -> None:

@@ -28,9 +28,15 @@ def make_app(url: str, durable: bool) -> Celery:
         task_allow_error_cb_on_chord_header=False,
         broker_connection_max_retries=None,
         broker_transport_options={
-            **transport.BROKER_TRANSPORT_OPTIONS, "visibility_timeout": 3, "unacked_restore_interval": 1},
+            **transport.BROKER_TRANSPORT_OPTIONS,
+            "visibility_timeout": 3,
+            "unacked_restore_interval": 1,
+        },
         result_backend_transport_options={
-            "chord_lease": LEASE_S, "chord_grace": LEASE_S / 2, "chord_republish": LEASE_S},
+            "chord_lease": LEASE_S,
+            "chord_grace": LEASE_S / 2,
+            "chord_republish": LEASE_S,
+        },
         worker_hijack_root_logger=False,
         task_track_started="TEST_TRACK_STARTED" in os.environ,
     )
