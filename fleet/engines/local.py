@@ -41,7 +41,7 @@ class LocalEngine:
         self._pool = ThreadPoolExecutor(config.slots, thread_name_prefix="local-engine")
         self._model = config.model or models.DEFAULT_MODEL
         known = models.listed(self._model)
-        self._repeat_penalty = known.repeat_penalty if known else 1.0
+        self._sampling = known.sampling if known else models.Sampling()
 
     def load(self, on_progress: models.Progress | None = None) -> None:
         """Fetches the model file if need be and loads it; does nothing when it is loaded.
@@ -64,7 +64,7 @@ class LocalEngine:
             ModelUnavailable: as `load`.
         """
         self.load()
-        call = _Call(request, self._repeat_penalty, self._closed)
+        call = _Call(request, self._sampling, self._closed)
         try:
             future: Future[None] = self._pool.submit(call.run, self._server)
         except RuntimeError as error:
@@ -103,8 +103,8 @@ def _await(future: Future[None], call: "_Call") -> None:
 class _Call:
     """One request on its way through llama.cpp: collects what is streamed until the end, or until it is given up."""
 
-    def __init__(self, request: Generation, repeat_penalty: float, closed: threading.Event):
-        self.request, self.repeat_penalty, self.closed = request, repeat_penalty, closed
+    def __init__(self, request: Generation, sampling: models.Sampling, closed: threading.Event):
+        self.request, self.sampling, self.closed = request, sampling, closed
         self.given_up = threading.Event()
         self.started = time.monotonic()
         self.deadline = self.started + request.timeout_s
@@ -116,7 +116,7 @@ class _Call:
 
     def run(self, server: Any) -> None:
         if not self._unwanted():
-            server.handle_chat_completions(json.dumps(_body(self.request, self.repeat_penalty)), self.on_event)
+            server.handle_chat_completions(json.dumps(_body(self.request, self.sampling)), self.on_event)
 
     def on_event(self, event: str) -> bool:
         """Called by llama.cpp for every piece it streams; True ends the generation and frees its slot."""
@@ -174,12 +174,12 @@ def _engine_error(error: dict[str, Any]) -> EngineError:
     return EngineError("local", str(error.get("message", error))[:500], int(error.get("code", 500)) >= 500)
 
 
-def _body(request: Generation, repeat_penalty: float) -> dict[str, Any]:
+def _body(request: Generation, sampling: models.Sampling) -> dict[str, Any]:
     return {
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "repeat_penalty": repeat_penalty if request.max_tokens > _REPEAT_WINDOW else 1.0,
+        "temperature": request.temperature * sampling.temperature_scale,
+        "repeat_penalty": sampling.repeat_penalty if request.max_tokens > _REPEAT_WINDOW else 1.0,
         "repeat_last_n": _REPEAT_WINDOW,
         "response_format": {
             "type": "json_schema",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from fleet.engines import models
-from fleet.engines.models import ModelFile, fetch_file
+from fleet.engines.models import ModelFile, Sampling, fetch_file
 from fleet.errors import ModelUnavailable
 
 CONTENT = b"GGUF" + bytes(range(256)) * 400
@@ -113,7 +113,7 @@ def test_of_processes_that_fetch_at_once_one_downloads_and_all_get_the_file(inde
     publish(index)
     program = f"""if True:
         from pathlib import Path
-        from fleet.engines.models import ModelFile, fetch_file
+        from fleet.engines.models import ModelFile, Sampling, fetch_file
         downloads = []
         path = fetch_file({MODEL!r}, Path({str(cache)!r}), lambda done, total: downloads.append(done))
         print(len(path.read_bytes()), bool(downloads))
@@ -213,7 +213,7 @@ def test_an_empty_home_is_enough(index: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     program = f"""if True:
-        from fleet.engines.models import ModelFile, default_cache_dir, fetch_file
+        from fleet.engines.models import ModelFile, Sampling, default_cache_dir, fetch_file
         print(fetch_file({MODEL!r}, default_cache_dir()))
     """
     hidden = ("FLEET_CACHE_DIR", "XDG_CACHE_HOME")
