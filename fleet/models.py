@@ -24,12 +24,19 @@ MAX_ROUNDS = 3
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
+    return _storable(text)
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
     return text
 
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_not_blank)]
 Line = Annotated[str, StringConstraints(max_length=500), AfterValidator(_not_blank)]
+Note = Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_storable)]
 Rounds = Annotated[int, Field(ge=0, le=MAX_ROUNDS, strict=True)]
 AgentCount = Annotated[int, Field(ge=1, le=MAX_AGENTS, strict=True)]
 
@@ -97,19 +104,19 @@ class Message:
 
 class ArchitectRubric(Model):
     k: int = Field(3, ge=1, le=MAX_AGENTS, description="How many of the best proposals the architect sees")
-    criteria: str = Field("", max_length=4_000)
+    criteria: Note = ""
 
 
 class Constraints(Model):
-    rubric: str = Field("", max_length=4_000)
+    rubric: Note = ""
     requirements: tuple[Line, ...] = Field((), max_length=50)
     architect_rubric: ArchitectRubric = ArchitectRubric()
-    cluster_spec: str | None = Field(None, max_length=4_000)
+    cluster_spec: Note | None = None
     max_iterations: int | None = Field(None, ge=1, le=100)
     timeout_seconds: int | None = Field(
         None, ge=1, le=86_400, description="Time for all phases from the first agent's start; 300 unless set otherwise"
     )
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=50)
+    metadata: dict[Line, Note] = Field(default_factory=dict, max_length=50)
 
 
 class Subtask(Model):
@@ -129,7 +136,7 @@ class PlanRequest(Model):
     description: Text | None = None
     approved_by: Line = "unknown"
     roles: tuple[Role, ...] = Field((), max_length=5)
-    complexity: str | None = Field(None, max_length=100)
+    complexity: Line | None = None
     timestamp: datetime | None = None
     subtasks: tuple[Subtask, ...] = Field((), max_length=100)
     constraints: Constraints = Constraints()

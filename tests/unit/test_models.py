@@ -21,6 +21,8 @@ def subtask(id: str, *depends_on: str, **changes: Any) -> dict[str, Any]:
     [
         ({"description": "  "}, "must not be empty"),
         ({"description": "x" * 20_001}, "at most 20000"),
+        ({"description": "a\0b"}, "must not contain NUL"),
+        ({"constraints": {"rubric": "a\0b"}}, "must not contain NUL"),
         ({"plan_id": "../etc"}, "pattern"),
         ({"plan_id": ""}, "pattern"),
         ({"plan_id": "p" * 129}, "pattern"),

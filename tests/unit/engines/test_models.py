@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from fleet.engines import models
-from fleet.engines.models import ModelFile, Sampling, fetch_file
+from fleet.engines.models import ModelFile, fetch_file
 from fleet.errors import ModelUnavailable
 
 CONTENT = b"GGUF" + bytes(range(256)) * 400
