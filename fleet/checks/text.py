@@ -21,7 +21,7 @@ _PLACEHOLDER = re.compile(
 _LONGEST_PLACEHOLDER = 100  # characters; also keeps the pattern's backtracking harmless
 _REPETITIVE = 0.15  # compressed size by size: prose has about 0.5, a long file of code 0.2
 _REPETITIVE_PROSE = 0.25  # the same of all prose together; parts that repeat each other fall below
-_FEWEST_WORDS = 10  # of summary, approach and steps together
+_FEWEST_WORDS = 10  # different ones, of summary, approach and steps together
 _LONG_ENOUGH = 200  # characters; below, zlib's own overhead blurs the measure
 _COMMONEST = 0.5  # share of one word from which a text is that word repeated
 
@@ -97,7 +97,7 @@ def resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float
 
 
 def _fault_of_whole(value: str) -> str:
-    if len(_words(value)) < _FEWEST_WORDS:
+    if len(set(_words(value))) < _FEWEST_WORDS:
         return "says next to nothing"
     return "repeats itself" if _packed(value) < _REPETITIVE_PROSE else ""
 

@@ -32,12 +32,12 @@ def proposal_schema(chars: int) -> Schema:
         raise ValueError(f"chars must be 600 to 60000, not {chars}")
     steps, risks = _within(3 + chars // 1500, 3, 10), _within(1 + chars // 1500, 1, 5)
     head: Schema = {
-        "summary": _string(_within(chars // 10, 60, 600)),
-        "approach": _string(_within(chars * 3 // 20, 90, 2_000)),
-        "steps": _array(_string(_within(chars // 5 // steps, 40, 400)), 1, steps),
+        "summary": _string(_within(chars // 10, 60, 600), 20),
+        "approach": _string(_within(chars * 3 // 20, 90, 2_000), 20),
+        "steps": _array(_string(_within(chars // 5 // steps, 40, 400), 5), 1, steps),
     }
     tail: Schema = {
-        "risks": _array(_string(_within(chars // 10 // risks, 40, 300)), 0, risks),
+        "risks": _array(_string(_within(chars // 10 // risks, 40, 300), 5), 0, risks),
         "confidence": {"type": "integer", "minimum": 0, "maximum": 100},
     }
     files = _within(chars // 2000, 1, 8)
@@ -94,7 +94,7 @@ def _ranking(labels: Sequence[str]) -> Schema:
 def _artifact(room: int) -> Schema:
     path = _within(room // 8, 40, 120)
     content = room - path - max(map(len, LANGUAGES))
-    return _object({"path": _string(path), "language": {"enum": list(LANGUAGES)}, "content": _string(content)})
+    return _object({"path": _string(path, 1), "language": {"enum": list(LANGUAGES)}, "content": _string(content, 1)})
 
 
 def _object(properties: Schema) -> Schema:
@@ -110,8 +110,9 @@ def _array(items: Schema, least: int, most: int) -> Schema:
     return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
 
-def _string(longest: int) -> Schema:
-    return {"type": "string", "maxLength": longest}
+def _string(longest: int, shortest: int = 0) -> Schema:
+    # Without a shortest length SmolLM2-135M left texts empty or at "..." in 5 to 7 of 18 proposals, with it in 1.
+    return {"type": "string", "minLength": shortest, "maxLength": longest}
 
 
 def _within(value: int, least: int, most: int) -> int:

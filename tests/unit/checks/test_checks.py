@@ -214,7 +214,7 @@ def test_parts_that_repeat_each_other_with_small_changes_are_found() -> None:
 
 
 def test_a_proposal_of_a_few_empty_words_is_found() -> None:
-    content = additional(checked(summary="Do it.", approach="Just do it.", steps=["Go"]), "content")
+    content = additional(checked(summary="Do it. Do it. Do it.", approach="Just do it.", steps=["Go"]), "content")
     assert content is not None
     assert content.message == "whole says next to nothing"
 

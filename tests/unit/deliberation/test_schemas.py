@@ -60,7 +60,7 @@ def test_every_part_of_a_schema_is_bounded(schema: dict[str, Any]) -> None:
         bounds = {
             "object": {"properties", "required", "additionalProperties"},
             "array": {"minItems", "maxItems"},
-            "string": {"maxLength"},
+            "string": {"minLength", "maxLength"},
             "integer": {"minimum", "maximum"},
         }
         assert part.get("enum") or bounds[part["type"]] <= part.keys()
@@ -72,7 +72,7 @@ def test_every_part_of_a_schema_is_bounded(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize("schema", ALL)
 def test_no_schema_uses_what_a_grammar_engine_cannot_enforce(schema: dict[str, Any]) -> None:
     known = {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems"}
-    known |= {"maxLength", "enum", "minimum", "maximum"}
+    known |= {"minLength", "maxLength", "enum", "minimum", "maximum"}
     for part in parts(schema):
         assert part.keys() <= known
         assert not {"items", "prefixItems"} <= part.keys()
