@@ -33,7 +33,10 @@ _KEPT_S = 1.0
 
 
 class Probe:
-    """Asks each dependency, at most once a second however many probes come; thread-safe."""
+    """Asks each dependency; once all are up, at most once a second however many probes come. Thread-safe.
+
+    That one is down is not remembered: one process would still say so when another already says that all is well.
+    """
 
     def __init__(self, settings: Settings, graph: Callable[[], Graph]):
         # A client of its own: the store's waits longer and tries again, for the sake of requests.
@@ -48,7 +51,7 @@ class Probe:
 
     def __call__(self) -> Readiness:
         with self._lock:
-            if self._found is None or time.monotonic() - self._asked_at > _KEPT_S:
+            if self._found is None or not self._found.ready or time.monotonic() - self._asked_at > _KEPT_S:
                 self._found = self._ask()
                 self._asked_at = time.monotonic()
             return self._found

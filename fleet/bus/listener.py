@@ -24,7 +24,8 @@ from fleet.store.listeners import ListenerState
 
 log = structlog.get_logger(__name__)
 
-REPORT_S = 3.0
+REPORT_S = 1.0
+WATCH_S = 3.0
 DRAIN_S = 15.0
 OTHER_THREADS = 6  # the relay's read and lease, the report, and calls whose answer nobody awaits any more
 
@@ -131,7 +132,7 @@ class Listener:
             except NATS_ERRORS as error:
                 if not over.is_set():
                     self._servers.away("jetstream", error)
-            await wait(over, REPORT_S)
+            await wait(over, WATCH_S)
 
     async def _report(self, stop: asyncio.Event) -> None:
         """Keeps this listener's record in ValKey fresh, and removes it at the end."""
@@ -184,7 +185,7 @@ async def _keep(name: str, part: Callable[[], Awaitable[None]], over: asyncio.Ev
             await wait(over, 0.5)
         except Exception:
             log.exception("listener_part_failed", part=name)
-            await wait(over, REPORT_S)
+            await wait(over, WATCH_S)
 
 
 async def _after(event: asyncio.Event, then: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from fleet.stack import neo4j_jars, reaper
 from fleet.stack.errors import AlreadyRunning, StackError
 from fleet.stack.process import Process
 from fleet.stack.processes import Fleet
+from fleet.stack.scripts import script
 from fleet.stack.secret_file import write_private
 from fleet.stack.supervisor import Stop, Supervisor
 
@@ -145,7 +145,8 @@ def embedded(
 
     Raises: StartFailed.
     """
-    command = [sys.executable, "-m", "fleet.stack", str(folder), engine, *([str(port)] if port else [])]
+    command = [str(script("fleet")), "up", "--dir", str(folder), "--engine", engine]
+    command += ["--port", str(port)] if port else []
     process = EmbeddedFleet(command, folder, on_progress)
     try:
         process.start()
