@@ -31,5 +31,6 @@ def store(valkey_server: ValkeyServer) -> Iterator[Store]:
 def quick_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests wait for these in many listeners: with shorter ones they end sooner."""
     monkeypatch.setattr("fleet.bus.listener.REPORT_S", 0.5)
+    monkeypatch.setattr("fleet.bus.listener.WATCH_S", 0.5)
     monkeypatch.setattr("fleet.bus.consumers.FETCH_S", 0.2)
     monkeypatch.setattr("fleet.bus.relay.READ_MS", 200)
