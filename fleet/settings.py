@@ -54,10 +54,10 @@ class Settings(BaseSettings):
         default_factory=_by_engine(240.0, 60.0), gt=0, description="One answer of one agent; local: 240, others: 60"
     )
     proposal_chars: int = Field(
-        default_factory=_by_engine(1800, 6000),
+        default_factory=_by_engine(1200, 6000),
         ge=600,
         le=60_000,
-        description="Largest proposal, all texts together; the schema follows from it; local: 1800, others: 6000",
+        description="Largest proposal, all texts together; the schema follows from it; local: 1200, others: 6000",
     )
 
     auto_init_councils: bool = Field(True, validation_alias=_alias("AUTO_INIT_COUNCILS", "AUTO_INIT_COUNCILS"))

@@ -66,6 +66,7 @@ def demo(file: Path, engine: str, timeout_s: int) -> None:
 async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, Any]], list[Msg]]:
     """Publishes the plan's event and follows what the fleet says on NATS until every deliberation is final."""
     connection = await nats.connect(address.details["nats_url"])
+    jetstream = connection.jetstream()
     events: list[Msg] = []
 
     async def on_event(message: Msg) -> None:
@@ -74,9 +75,9 @@ async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, A
             console.print(event_line(message.subject, json.loads(message.data)), markup=False, soft_wrap=True)
 
     for subject in ("orchestration.>", "agent.results.>", "context.>", "deadletter.>"):
-        await connection.subscribe(subject, cb=on_event)
+        await jetstream.subscribe(subject, cb=on_event, ordered_consumer=True)
     event = {**plan, "timestamp": datetime.now(UTC).isoformat()}
-    await connection.jetstream().publish(PLAN_APPROVED, json.dumps(event).encode())
+    await jetstream.publish(PLAN_APPROVED, json.dumps(event).encode())
     found = await _final(Client(address), plan["plan_id"])
     count = -1
     while count != len(events):

@@ -15,6 +15,7 @@ from rich.text import Text
 console = Console(highlight=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONG = ("failed checks", "agents", "reason")  # columns that are broken into lines before others are
 COLOURS = {"COMPLETED": "green", "PARTIAL": "yellow", "FAILED": "red", "CANCELLED": "red", "IN_PROGRESS": "cyan"}
 
 
@@ -35,8 +36,8 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table; strings in `rows` are shown as they are, never as markup."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in columns[:-1]:
-        made.add_column(column, overflow="fold", no_wrap=True)
-    made.add_column(columns[-1], overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column not in LONG)
+    made.add_column(columns[-1], overflow="fold", min_width=24)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else escape(str(cell)) for cell in row))
     console.print(made)

@@ -21,6 +21,7 @@ _BATCH_TOKENS = 512
 # What was said within so many tokens counts as repeated. A shorter answer, such as a ballot, cannot loop for long and
 # must not be pushed away from the labels that its prompt mentions.
 _REPEAT_WINDOW = 256
+_SPIN = "GOMP_SPINCOUNT"
 
 
 class LocalEngine:
@@ -213,20 +214,22 @@ def _start_server(path: Path, config: EngineConfig) -> Any:
 
 
 def library() -> Any:
-    """xllamacpp, which is llama.cpp, with threads that sleep while they wait for each other.
+    """xllamacpp, which is llama.cpp, with threads that wait for each other actively, but only for a moment.
 
-    They spin otherwise, which on cores shared with other processes costs a multiple of the time. OpenMP reads the
-    variable once, when it is loaded; a value that is set already stands.
+    By default they spin for as long as it takes, which on cores shared with other processes costs a multiple of the
+    time; sleeping at once costs a third of the speed on a quiet machine. OpenMP reads the variable once, when it is
+    loaded; what is set already stands.
     """
-    given = os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = {name for name in ("OMP_WAIT_POLICY", _SPIN) if name in os.environ}
+    if not given:
+        os.environ[_SPIN] = "10000"
     try:
         import xllamacpp
     except ImportError as error:
         raise ModelUnavailable("the local engine needs xllamacpp: install fleet[local]") from error
     finally:
-        if given is None:
-            del os.environ["OMP_WAIT_POLICY"]
+        if not given:
+            del os.environ[_SPIN]
     return xllamacpp
 
 

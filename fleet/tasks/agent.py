@@ -110,7 +110,7 @@ def _prompt(
     shown = labels.shuffle(part.deliberation_id, part.step, part.agent_id, list(contents))
     candidates = {label: contents[author] for label, author in shown.items()}
     if phase is Phase.REVIEW:
-        schema = schemas.review_schema(list(shown), settings.proposal_chars)
+        schema = schemas.review_schema(list(shown), settings.proposal_chars // 2)
         return prompts.review(task, part.agent_id, candidates, schema, room), schema, shown, candidates
     schema = schemas.ballot_schema(list(shown))
     return prompts.vote(task, part.agent_id, candidates, schema, room), schema, shown, candidates
@@ -123,7 +123,7 @@ def _before(part: Part) -> dict[str, dict[str, Answer]]:
 
 def _read(completion: Completion, generation: Generation, shown: dict[str, str]) -> dict[str, Any]:
     content = answers.read(completion.text, completion.finish_reason, generation.schema)
-    if shown:
+    if generation.tags["phase"] == Phase.VOTE:  # a review without a ranking still has its critiques
         answers.read_ranking(content, list(shown))
     return content
 
