@@ -27,9 +27,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "password-reset.yaml"
 QUIET_S = 3.0  # the last events follow the last final state within this time
 
 CYPHER = """
-MATCH (story:Story)-[:HAS_PLAN]->(plan:Plan {id: $plan_id})-[:DELIBERATED]->(d:Deliberation)
+MATCH (:Story)-[:HAS_PLAN]->(:Plan {id: $plan_id})-[:DELIBERATED]->(d:Deliberation)
 MATCH (decision:Decision)<-[:DECIDED]-(d)-[r:RECEIVED]->(p:Proposal)<-[:WROTE]-(a:Agent)
-RETURN story.id AS story, d.role AS role, decision.status AS status,
+RETURN d.role AS role, decision.status AS status,
        a.id AS agent, r.rank AS rank, round(r.score, 2) AS score, EXISTS { (d)-[:CHOSE]->(p) } AS chosen
 ORDER BY role, rank
 """

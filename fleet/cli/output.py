@@ -15,7 +15,7 @@ from rich.text import Text
 console = Console(highlight=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
-LONG = ("failed checks", "agents", "reason")  # columns that are broken into lines before others are
+LONG = ("agents", "reason")  # columns that are broken into lines before others are
 COLOURS = {"COMPLETED": "green", "PARTIAL": "yellow", "FAILED": "red", "CANCELLED": "red", "IN_PROGRESS": "cyan"}
 
 
@@ -37,7 +37,7 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in columns[:-1]:
         made.add_column(column, overflow="fold", no_wrap=column not in LONG)
-    made.add_column(columns[-1], overflow="fold", min_width=24)
+    made.add_column(columns[-1], overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else escape(str(cell)) for cell in row))
     console.print(made)
@@ -51,7 +51,7 @@ def print_deliberation(found: dict[str, Any]) -> None:
         console.print(f"  now in {found['step']}, {found['current_count']} of {found['expected_count']} proposals")
     if found.get("results"):
         rows = [_ranked(result, found.get("winner_id")) for result in found["results"]]
-        table("Proposals", ["rank", "agent", "score", "checks", "peers", "failed checks", "proposal"], rows)
+        table("Proposals", ["rank", "agent", "score", "checks", "peers", "proposal"], rows)
     if found.get("winner_id"):
         print_winner(found)
     for failure in found.get("failures", []):
@@ -88,9 +88,13 @@ def _ranked(result: dict[str, Any], winner_id: str | None) -> list[Any]:
         f"{result['score']:.2f}",
         f"{result['check_score']:.2f}",
         "-" if peers is None else f"{peers:.2f}",
-        ", ".join(name for name, passed in checked(result["checks"]).items() if not passed) or "none",
-        textwrap.shorten(proposal["content"]["summary"], 70, placeholder=" …"),
+        textwrap.shorten(proposal["content"]["summary"], 70, placeholder=" …") + _failed_checks(result["checks"]),
     ]
+
+
+def _failed_checks(checks: dict[str, Any]) -> str:
+    failed = [name for name, passed in checked(checks).items() if not passed]
+    return f"\nfailed checks: {', '.join(failed)}" if failed else ""
 
 
 def checked(checks: dict[str, Any]) -> dict[str, bool]:

@@ -12,7 +12,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher
-from fleet.settings import get_settings
+from fleet.errors import Unavailable
+from fleet.graph import Graph
+from fleet.settings import Settings, get_settings
 from fleet.store import Store
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
     def _watch(self, app: Any) -> None:
         settings = get_settings()
         store = Store.from_settings(settings)
+        _ensure_schema(settings)
         watch = Watch(store, Dispatcher(store, settings, app), app, settings.agent_queue)
         away = False
         while not self._stop.wait(INTERVAL_S):
@@ -59,6 +62,15 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
             except Exception:
                 log.exception("watchdog.failed")
         store.close()
+
+
+def _ensure_schema(settings: Settings) -> None:
+    """Makes the graph's constraints when the worker starts; whoever writes first makes them if Neo4j is away now."""
+    with Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value()) as graph:
+        try:
+            graph.ensure_schema()
+        except Unavailable as error:
+            log.warning("watchdog.graph_away", reason=str(error))
 
 
 class Watch:
