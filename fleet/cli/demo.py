@@ -13,12 +13,12 @@ from typing import Any
 import click
 import nats
 import neo4j
-import yaml
 from nats.aio.msg import Msg
 
 from fleet.cli.client import FAILED, Address, Client, fail
 from fleet.cli.deliberation import FINAL, event_line
-from fleet.cli.output import console, print_deliberation, table
+from fleet.cli.output import console, json_option, print_deliberation, print_json, table
+from fleet.cli.plan import read_plan
 from fleet.events import PLAN_APPROVED
 from fleet.stack.errors import StackError
 from fleet.stack.one_machine import embedded
@@ -39,32 +39,40 @@ ORDER BY role, rank
 @click.argument("file", type=click.Path(path_type=Path, exists=True), default=EXAMPLE)
 @click.option("--engine", type=click.Choice(["local", "scripted"]), default="local", show_default=True)
 @click.option("--timeout", "timeout_s", default=900, show_default=True, help="Seconds until the demo gives up.")
-def demo(file: Path, engine: str, timeout_s: int) -> None:
+@json_option
+def demo(file: Path, engine: str, timeout_s: int, as_json: bool) -> None:
     """Start a fleet, run the plan of FILE through it, show the result, stop everything.
 
     Exit code 0 only if every deliberation is COMPLETED.
     """
+    console.stderr = as_json  # what happens meanwhile is then no part of the document
     began = time.monotonic()
-    plan = yaml.safe_load(file.read_text())
+    plan = read_plan(file)
     folder = Path(tempfile.mkdtemp(prefix="fleet-demo-"))
     try:
         with embedded(folder, engine, on_progress=console.print) as details:
             address = Address(details["api_url"], details["api_key"], details)
             console.rule("The plan is approved by a NATS event")
             found, events = asyncio.run(asyncio.wait_for(_run(plan, address), timeout_s))
-            _show(plan["plan_id"], address, found, events)
+            rows = _from_neo4j(plan["plan_id"], details)
     except TimeoutError:
         fail(f"not done after {timeout_s} s; the logs are in {folder}/logs")
     except StackError as error:
         fail(f"{error}; the logs are in {folder}/logs")
+    _show(found, events, rows)
+    if as_json:
+        print_json({"plan_id": plan["plan_id"], "deliberations": found, "events": events, "graph": rows})
     if not all(one["status"] == "COMPLETED" for one in found):
         fail(f"not every deliberation is COMPLETED; the logs are in {folder}/logs", FAILED)
     shutil.rmtree(folder, ignore_errors=True)
     console.print(f"\nEvery deliberation COMPLETED, in {time.monotonic() - began:.0f} s with start and stop.")
 
 
-async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, Any]], list[Msg]]:
-    """Publishes the plan's event and follows what the fleet says on NATS until every deliberation is final."""
+async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Publishes the plan's event and follows what the fleet says on NATS until every deliberation is final.
+
+    Returns the deliberations, and how many events went out by subject.
+    """
     connection = await nats.connect(address.details["nats_url"])
     jetstream = connection.jetstream()
     events: list[Msg] = []
@@ -84,7 +92,8 @@ async def _run(plan: dict[str, Any], address: Address) -> tuple[list[dict[str, A
         count = len(events)
         await asyncio.sleep(QUIET_S)
     await connection.close()
-    return found, events
+    subjects = sorted(re.sub(r"^agent\.results\..*", "agent.results.{deliberation_id}", one.subject) for one in events)
+    return found, {subject: subjects.count(subject) for subject in subjects}
 
 
 async def _final(client: Client, plan_id: str) -> list[dict[str, Any]]:
@@ -96,21 +105,23 @@ async def _final(client: Client, plan_id: str) -> list[dict[str, Any]]:
             if all(one["status"] in FINAL for one in plan["deliberations"]):
                 path = "/v1/deliberations/{deliberation_id}"
                 return [client.get(path.format(**one)) for one in plan["deliberations"]]
+        for letter in (await asyncio.to_thread(client.get, "/v1/deadletters"))["items"]:
+            fail(f"the plan became a dead letter: {letter['reason']}")
         await asyncio.sleep(0.5)
 
 
-def _show(plan_id: str, address: Address, found: list[dict[str, Any]], events: list[Msg]) -> None:
+def _from_neo4j(plan_id: str, details: dict[str, Any]) -> list[dict[str, Any]]:
+    login = (details["neo4j_user"], details["neo4j_password"])
+    with neo4j.GraphDatabase.driver(details["neo4j_uri"], auth=login, notifications_min_severity="OFF") as driver:
+        return [record.data() for record in driver.execute_query(CYPHER, plan_id=plan_id).records]
+
+
+def _show(found: list[dict[str, Any]], events: dict[str, int], rows: list[dict[str, Any]]) -> None:
     console.rule("Proposals, ranking, winner")
     for one in found:
         print_deliberation(one)
     console.rule("Events on NATS")
-    subjects = [re.sub(r"^agent\.results\..*", "agent.results.{deliberation_id}", event.subject) for event in events]
-    counts = {subject: subjects.count(subject) for subject in sorted(set(subjects))}
-    table("Published by the listener", ["subject", "events"], [[name, count] for name, count in counts.items()])
+    table("Published by the listener", ["subject", "events"], [[name, count] for name, count in events.items()])
     console.rule("The same, read from Neo4j")
     console.print(CYPHER.strip(), markup=False, soft_wrap=True)
-    details = address.details
-    login = (details["neo4j_user"], details["neo4j_password"])
-    with neo4j.GraphDatabase.driver(details["neo4j_uri"], auth=login, notifications_min_severity="OFF") as driver:
-        records, _, keys = driver.execute_query(CYPHER, plan_id=plan_id)
-    table("Neo4j", list(keys), [[record[key] for key in keys] for record in records])
+    table("Neo4j", list(rows[0]) if rows else ["nothing"], [list(row.values()) for row in rows])
