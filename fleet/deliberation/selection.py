@@ -6,21 +6,9 @@ from typing import Literal
 from fleet.deliberation import ranking, reasons
 from fleet.deliberation.answers import read_ranking
 from fleet.deliberation.scoring import check_score
-from fleet.deliberation.steps import (
-    PROPOSE,
-    Answers,
-    authors,
-    critiques_for,
-    failures,
-    next_step,
-    participants,
-    quorum,
-    valid,
-)
+from fleet.deliberation.steps import PROPOSE, Answers, authors, failures, quorum, valid
 from fleet.errors import Unreadable
 from fleet.models import Answer, Ballot, Checks, Decision, Phase, Proposal, RankedProposal, Status, Task, digest
-
-__all__ = ["ballots", "counted", "critiques_for", "decide", "next_step", "participants", "proposals", "score"]
 
 _WEIGHTS = {"checks": 0.5, "peers": 0.5}
 _CHECKS_ALONE = {"checks": 1.0, "peers": 0.0}

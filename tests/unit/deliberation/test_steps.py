@@ -1,6 +1,6 @@
 import pytest
 
-from fleet.deliberation import selection
+from fleet.deliberation import steps
 from fleet.deliberation.steps import failures
 from tests.unit.deliberation.making import (
     IDS,
@@ -25,11 +25,11 @@ def reviewed(round: int = 1, **flaws: str) -> Answers:
 
 
 def walk(rounds: int, answers: Answers, agents: int = 3) -> list[str]:
-    step, steps = "propose:0", ["propose:0"]
-    while (following := selection.next_step(make_task(agents, rounds), step, answers, 1_000)) is not None:
-        steps.append(step := following)
-        assert len(steps) < 20
-    return steps
+    step, taken = "propose:0", ["propose:0"]
+    while (following := steps.next_step(make_task(agents, rounds), step, answers, 1_000)) is not None:
+        taken.append(step := following)
+        assert len(taken) < 20
+    return taken
 
 
 def test_a_deliberation_goes_through_every_round_to_the_vote() -> None:
@@ -52,13 +52,13 @@ def test_a_vote_on_two_proposals_would_tell_nothing_and_is_left_out() -> None:
     ("agents", "made", "goes_on"), [(1, 1, False), (2, 1, False), (3, 2, True), (5, 2, False), (5, 3, True)]
 )
 def test_below_the_quorum_or_two_proposals_it_is_time_to_decide(agents: int, made: int, goes_on: bool) -> None:
-    following = selection.next_step(make_task(agents), "propose:0", proposed(*IDS[:made]), 1_000)
+    following = steps.next_step(make_task(agents), "propose:0", proposed(*IDS[:made]), 1_000)
     assert (following == "review:1") is goes_on
 
 
 def test_without_time_left_it_is_time_to_decide() -> None:
     for step in ("propose:0", "review:1", "revise:1"):
-        assert selection.next_step(make_task(), step, proposed(ONE, TWO, THREE), 0) is None
+        assert steps.next_step(make_task(), step, proposed(ONE, TWO, THREE), 0) is None
 
 
 def test_when_every_review_failed_nobody_revises() -> None:
@@ -71,39 +71,39 @@ def test_only_authors_of_valid_proposals_go_on() -> None:
     answers = proposed(ONE, THREE, FOUR)
     answers["propose:0"][TWO] = make_failed(TWO, "propose:0")
     task = make_task(5)
-    assert selection.participants(task, "propose:0", answers) == list(IDS[:5])
-    assert selection.participants(task, "review:1", answers) == [ONE, THREE, FOUR]
-    assert selection.participants(task, "vote:1", answers) == [ONE, THREE, FOUR]
+    assert steps.participants(task, "propose:0", answers) == list(IDS[:5])
+    assert steps.participants(task, "review:1", answers) == [ONE, THREE, FOUR]
+    assert steps.participants(task, "vote:1", answers) == [ONE, THREE, FOUR]
 
 
 def test_nobody_reviews_a_single_proposal() -> None:
-    assert selection.participants(make_task(), "review:1", proposed(ONE)) == []
+    assert steps.participants(make_task(), "review:1", proposed(ONE)) == []
 
 
 def test_only_who_was_criticised_revises() -> None:
     answers = {**proposed(ONE, TWO, THREE), **reviewed(1, two="slow", three="  ")}
-    assert selection.participants(make_task(), "revise:1", answers) == [TWO]
+    assert steps.participants(make_task(), "revise:1", answers) == [TWO]
 
 
 def test_answers_to_a_step_do_not_change_who_was_asked() -> None:
     answers = {**proposed(ONE, TWO, THREE), **reviewed(1, two="slow")}
     answers["revise:1"] = {TWO: make_failed(TWO, "revise:1")}
-    assert selection.participants(make_task(), "revise:1", answers) == [TWO]
+    assert steps.participants(make_task(), "revise:1", answers) == [TWO]
 
 
 def test_critiques_reach_their_author_without_a_trace_of_the_reviewer() -> None:
     answers = {**proposed(ONE, TWO, THREE), **reviewed(1, two="slow", three="late")}
-    told = selection.critiques_for(TWO, "revise:1", answers)
+    told = steps.critiques_for(TWO, "revise:1", answers)
     assert told == [{"strength": "", "flaw": "slow", "fix": ""}] * 2
-    assert selection.critiques_for(ONE, "revise:1", answers) == []
+    assert steps.critiques_for(ONE, "revise:1", answers) == []
 
 
 def test_the_order_of_critiques_does_not_follow_the_reviewers() -> None:
     reviews = {agent: make_review(agent, [FOUR], {FOUR: f"flaw {agent}"}) for agent in IDS[:3]}
     backwards = dict(reversed(reviews.items()))
-    told = selection.critiques_for(FOUR, "revise:1", {"review:1": reviews})
+    told = steps.critiques_for(FOUR, "revise:1", {"review:1": reviews})
     assert len(told) == 3
-    assert told == selection.critiques_for(FOUR, "revise:1", {"review:1": backwards})
+    assert told == steps.critiques_for(FOUR, "revise:1", {"review:1": backwards})
 
 
 def test_a_failed_review_says_nothing_and_critiques_are_those_of_the_round() -> None:
@@ -111,10 +111,10 @@ def test_a_failed_review_says_nothing_and_critiques_are_those_of_the_round() -> 
         "review:1": {ONE: make_review(ONE, [TWO], {TWO: "old"})},
         "review:2": {ONE: make_failed(ONE, "review:2")},
     }
-    assert selection.critiques_for(TWO, "revise:2", answers) == []
-    assert len(selection.critiques_for(TWO, "review:1", answers)) == 1
+    assert steps.critiques_for(TWO, "revise:2", answers) == []
+    assert len(steps.critiques_for(TWO, "review:1", answers)) == 1
     half_read = make_review(ONE, [TWO], {TWO: "late"}).model_copy(update={"failure": answers["review:2"][ONE].failure})
-    assert selection.critiques_for(TWO, "review:1", {"review:1": {ONE: half_read}}) == []
+    assert steps.critiques_for(TWO, "review:1", {"review:1": {ONE: half_read}}) == []
 
 
 def test_failures_come_by_step_and_silence_is_one() -> None:
@@ -137,5 +137,5 @@ def test_steps_that_were_never_opened_are_no_failures() -> None:
 def test_a_proposal_without_content_is_no_proposal() -> None:
     answers = proposed(ONE, TWO)
     answers["propose:0"][THREE] = make_answer(THREE, "propose:0")
-    assert selection.participants(make_task(), "review:1", answers) == [ONE, TWO]
+    assert steps.participants(make_task(), "review:1", answers) == [ONE, TWO]
     assert [one.agent_id for one in failures(make_task(), answers)] == [THREE]
