@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         le=60_000,
         description="Largest proposal, all texts together; the schema follows from it; local: 1200, others: 6000",
     )
+    shown_chars: int = Field(
+        default_factory=_by_engine(1500, 40_000),
+        ge=600,
+        description="All proposals shown to one reviewer together, each cut to its share; local: 1500, others: 40000",
+    )
 
     auto_init_councils: bool = Field(True, validation_alias=_alias("AUTO_INIT_COUNCILS", "AUTO_INIT_COUNCILS"))
     agents_per_council: int = Field(

@@ -102,7 +102,7 @@ def _prompt(
         return prompts.propose(task, part.agent_id, proposal), proposal, {}, {}
     before = _before(part)
     contents = {made.author_id: made.content for made in selection.proposals(task, before)}
-    room = settings.proposal_chars * 2
+    room = settings.shown_chars
     if phase is Phase.REVISE:
         critiques = steps.critiques_for(part.agent_id, part.step, before)
         own = contents[part.agent_id]
