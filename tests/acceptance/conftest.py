@@ -16,7 +16,7 @@ import pytest
 from tests.harness import Process, wait_until
 
 FINAL = {"COMPLETED", "PARTIAL", "FAILED", "CANCELLED"}
-BEHAVIOURS = "agent-qa-003=poor,agent-devops-002=silent,agent-data-*=silent,agent-architect-001=excellent"
+BEHAVIOURS = "agent-qa-003=poor,agent-devops-002=silent,agent-data-*=silent,agent-architect-*=error-prone"
 
 
 @dataclass

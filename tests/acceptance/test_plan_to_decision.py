@@ -178,6 +178,17 @@ def test_without_a_quorum_a_deliberation_fails_and_says_why(fleet: RunningFleet,
     assert found.get("winner_id") is None
 
 
+def test_agents_that_fail_now_and_then_cost_their_own_proposal_only(fleet: RunningFleet, new_plan: NewPlan) -> None:
+    plans = [new_plan(roles=["ARCHITECT"], title=f"Part {number}", description="Design it.") for number in range(8)]
+    found = [fleet.final(id) for plan in plans for id in fleet.submit(plan)]
+    for one in found:
+        failed = [failure for failure in one["failures"] if failure["step"] == "propose:0"]
+        assert {failure["failure"]["type"] for failure in failed} <= {"engine"}
+        assert one["status"] == ["COMPLETED", "PARTIAL", "FAILED", "FAILED"][len(failed)]
+        assert one["current_count"] == 3 - len(failed)
+    assert {"PARTIAL", "FAILED"} <= {one["status"] for one in found}  # what fails depends on the task's text alone
+
+
 def test_the_deadline_ends_what_the_agents_do_not(fleet: RunningFleet, new_plan: NewPlan) -> None:
     [id] = fleet.submit(new_plan(roles=["DEVOPS"], constraints={"timeout_seconds": 1}))
     found = fleet.final(id)
