@@ -5,7 +5,6 @@
     │   └── UnknownRole
     ├── Conflict                  the same id was used with other content
     ├── NotFound
-    ├── IllegalTransition         a state change that the state machine does not have
     ├── Unavailable               a server Fleet needs does not answer; try again
     ├── Unreadable                what a model wrote is not the answer it was asked for
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
@@ -56,17 +55,6 @@ class NotFound(FleetError):
 
     def __str__(self) -> str:
         return f"there is no {self.kind} {self.id}"
-
-
-class IllegalTransition(FleetError):
-    """Something of state `state` cannot do `action`."""
-
-    def __init__(self, id: str, state: str, action: str):
-        super().__init__(id, state, action)
-        self.id, self.state, self.action = id, state, action
-
-    def __str__(self) -> str:
-        return f"{self.id} is {self.state}: cannot {self.action}"
 
 
 class Unavailable(FleetError):

@@ -1,4 +1,4 @@
-"""Every subject and payload of Fleet's events: the event log, NATS, SSE and the CLI all use these.
+"""Every subject of Fleet's events and the payloads of those that go out: event log, NATS, SSE and CLI use them.
 
 An event is appended to the log in the Lua call that changes the state (`fleet.store`); the listener relays the log.
 Consumers tolerate unknown fields.
@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet.models import Role, StoryPhase
+from fleet.models import Role
 
-PLAN_APPROVED = "planning.plan.approved"
-STORY_TRANSITIONED = "planning.story.transitioned"
+PLAN_APPROVED = "planning.plan.approved"  # comes in as a models.PlanRequest
+STORY_TRANSITIONED = "planning.story.transitioned"  # comes in as a models.StoryTransition
 
 
 def now() -> datetime:
@@ -135,18 +135,3 @@ class DeadLettered(Event):
     @property
     def subject(self) -> str:
         return f"deadletter.{self.source}"
-
-
-class PlanApproved(Event):
-    """What others publish; the fields are those of `models.PlanRequest`, of which `story_id` and these are required."""
-
-    SUBJECT = PLAN_APPROVED
-    model_config = ConfigDict(frozen=True, extra="allow")
-    plan_id: str
-    approved_by: str
-
-
-class StoryTransitioned(Event):
-    SUBJECT = STORY_TRANSITIONED
-    from_phase: StoryPhase
-    to_phase: StoryPhase

@@ -15,7 +15,10 @@ def _behaviours(value: Any) -> Any:
     """Reads "agent-dev-002=silent,*-003=poor" as a mapping of agent id pattern to behaviour."""
     if not isinstance(value, str):
         return value
-    return dict(pair.split("=", 1) for pair in value.replace(" ", "").split(",") if "=" in pair)
+    parts = [part for part in value.replace(" ", "").split(",") if part]
+    if bad := [part for part in parts if "=" not in part]:
+        raise ValueError(f"not pattern=behaviour: {', '.join(bad)}")
+    return dict(part.split("=", 1) for part in parts)
 
 
 def _by_engine(local: T, other: T) -> Callable[[dict[str, Any]], T]:

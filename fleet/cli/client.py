@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 import click
 import httpx2
+from pydantic import ValidationError
+
+from fleet.settings import Settings, get_settings
 
 FAILED, BAD_USAGE, UNREACHABLE = 1, 2, 3
 
@@ -31,7 +34,16 @@ class Address:
 
 def fleet_file() -> Path:
     """The file that `fleet up` writes when everything is ready."""
-    return Path(os.environ.get("FLEET_DIR", ".fleet")) / "fleet.json"
+    return settings().dir / "fleet.json"
+
+
+def settings() -> Settings:
+    """The settings; ends the command with exit code 2 when one is wrong."""
+    try:
+        return get_settings()
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
+        fail(f"wrong settings: {'; '.join(faults)}", BAD_USAGE)
 
 
 def find() -> Address:

@@ -7,10 +7,9 @@ from typing import Any
 import click
 import httpx2
 
-from fleet.cli.client import FAILED, UNREACHABLE, Address, find
+from fleet.cli.client import FAILED, UNREACHABLE, Address, find, settings
 from fleet.cli.output import json_option, print_json, table
 from fleet.engines.models import fetched, list_models
-from fleet.settings import get_settings
 
 
 @click.command()
@@ -46,7 +45,7 @@ def _installed() -> list[dict[str, Any]]:
 
 
 def _model() -> list[dict[str, Any]]:
-    there = fetched(list_models()[0].name, get_settings().cache_dir)
+    there = fetched(list_models()[0].name, settings().cache_dir)
     return [_part("model smollm2-135m", there, "fetched" if there else "missing", "fleet models fetch")]
 
 

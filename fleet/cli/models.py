@@ -2,11 +2,10 @@ import sys
 
 import click
 
-from fleet.cli.client import fail
+from fleet.cli.client import fail, settings
 from fleet.cli.output import json_option, print_json, table
 from fleet.engines.models import fetch, list_models
 from fleet.errors import ModelUnavailable
-from fleet.settings import get_settings
 
 
 @click.group()
@@ -31,7 +30,7 @@ def list_command(as_json: bool) -> None:
 def fetch_command(name: str, as_json: bool) -> None:
     """Fetch the model NAME into the cache and verify its checksum; quick when it is there."""
     try:
-        path = fetch(name, get_settings().cache_dir, _progress)
+        path = fetch(name, settings().cache_dir, _progress)
     except ModelUnavailable as error:
         fail(str(error))
     print_json({"name": name, "path": str(path)}) if as_json else click.echo(path)

@@ -6,9 +6,8 @@ from pathlib import Path
 import click
 
 from fleet import stack, telemetry
-from fleet.cli.client import FAILED, fail
+from fleet.cli.client import FAILED, fail, settings
 from fleet.errors import FleetError
-from fleet.settings import get_settings
 
 
 @click.command()
@@ -47,4 +46,4 @@ def listener() -> None:
     from fleet import bus
 
     telemetry.configure()
-    sys.exit(bus.run(get_settings()))
+    sys.exit(bus.run(settings()))

@@ -36,20 +36,6 @@ BEHAVIOURS = ("normal", "excellent", "poor", "verbose", "concise", "error-prone"
 _CHARS_PER_TOKEN = 4
 
 
-def parse_behaviours(text: str) -> dict[str, str]:
-    """Reads "agent-dev-002=silent,*-003=poor".
-
-    Raises:
-        InvalidRequest: a part without "=", or an unknown behaviour.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if bad := [part for part in parts if "=" not in part]:
-        raise InvalidRequest([(("scripted_behaviours",), f"{part!r} is not pattern=behaviour") for part in bad])
-    behaviours = {pattern.strip(): name.strip() for pattern, name in (part.split("=", 1) for part in parts)}
-    check_behaviours(behaviours)
-    return behaviours
-
-
 def check_behaviours(behaviours: Mapping[str, str]) -> None:
     """Raises InvalidRequest for every behaviour that is none of `BEHAVIOURS`."""
     faults: list[tuple[tuple[str | int, ...], str]] = [

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from fleet.deliberation import schemas
 from fleet.engines import EngineConfig, create_engine
 from fleet.engines.base import Generation, Message
-from fleet.engines.scripted import BEHAVIOURS, ScriptedEngine, parse_behaviours
+from fleet.engines.scripted import BEHAVIOURS, ScriptedEngine
 from fleet.engines.scripted_artifacts import parses
 from fleet.errors import EngineError, EngineTimeout, InvalidRequest
 
@@ -176,17 +176,6 @@ def test_the_first_pattern_that_matches_chooses_the_behaviour() -> None:
     )
     found = {agent: scripted.behaviour_of(agent) for agent in ("agent-dev-002", "agent-qa-002", "agent-qa-001", "else")}
     assert found == {"agent-dev-002": "silent", "agent-qa-002": "poor", "agent-qa-001": "verbose", "else": "normal"}
-
-
-def test_behaviours_are_read_from_one_line_of_text() -> None:
-    assert parse_behaviours(" agent-dev-002=silent, *-003 = poor,") == {"agent-dev-002": "silent", "*-003": "poor"}
-    assert parse_behaviours("") == {}
-
-
-@pytest.mark.parametrize("text", ["agent-dev-002", "*=brilliant"])
-def test_a_wrong_line_of_behaviours_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest):
-        parse_behaviours(text)
 
 
 def test_an_unknown_behaviour_is_refused_before_any_request_and_the_known_ones_are_named() -> None:
