@@ -2,22 +2,22 @@
 
 import itertools
 import json
-import os
 import signal
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, TypeVar
 
 import neo4j
+import psutil
 import pytest
 
 from fleet.graph import Graph
 from fleet.graph.schema import Label
 from fleet.models import StoryPhase, Subtask
-from tests.harness import Neo4jServer
+from tests.harness import Neo4jServer, wait_until
 from tests.integration.graph.dump import everything, query, targets
+from tests.integration.graph.dying_writer import start_writer
 from tests.integration.graph.test_transitions import step
 from tests.unit.graph import samples
 
@@ -25,41 +25,15 @@ T = TypeVar("T")
 WRITERS = 8
 
 
-def fork_writer(server: Neo4jServer, write: Callable[[Graph], object], number: int, at: int, **options: float) -> int:
-    """Starts a process that sends itself the signal `number` before its statement `at`; the commit is the last one."""
-    if pid := os.fork():
-        return pid
-    # Whatever happens, the child must not go on with the tests of its parent.
-    status = 1
-    try:
-        statements = itertools.count(1)
-
-        def counted(function: Callable[..., T]) -> Callable[..., T]:
-            def call(*arguments: Any, **parameters: Any) -> T:
-                if next(statements) == at:
-                    os.kill(os.getpid(), number)
-                return function(*arguments, **parameters)
-
-            return call
-
-        for name in ("run", "_commit"):
-            setattr(neo4j.ManagedTransaction, name, counted(getattr(neo4j.ManagedTransaction, name)))
-        write(Graph(server.uri, server.user, server.password, **options))
-        status = 0
-    finally:
-        if status:
-            traceback.print_exc()
-        os._exit(status)
-
-
-def deaths(server: Neo4jServer, write: Callable[[Graph], object]) -> int:
+def deaths(server: Neo4jServer, method: str, *arguments: Any) -> int:
     """Kills a writer before its first statement, then one before its second, …; how many until one wrote it all."""
     before = everything(server)
     for number in itertools.count(1):
-        _, status = os.waitpid(fork_writer(server, write, signal.SIGKILL, number), 0)
-        if status == 0:
+        writer = start_writer(server, method, arguments, signal.SIGKILL, number)
+        writer.join(60)
+        if writer.exitcode == 0:
             return number - 1
-        assert os.WIFSIGNALED(status), "the writer failed"
+        assert writer.exitcode == -signal.SIGKILL, "the writer failed"
         assert everything(server) == before, f"killed before statement {number}"
     raise AssertionError
 
@@ -70,7 +44,7 @@ def test_a_writer_killed_anywhere_leaves_nothing_and_the_next_write_is_complete(
     plan = samples.plan()
     decisions = [samples.decision(plan), samples.failed(plan, task=samples.task(plan, "verify"))]
 
-    killed = deaths(neo4j_empty, lambda graph: graph.record_decisions(decisions, {plan.plan.plan_id: plan}))
+    killed = deaths(neo4j_empty, "record_decisions", decisions, {plan.plan.plan_id: plan})
 
     assert killed > 10
     record = graph.plan(plan.plan.plan_id)
@@ -84,7 +58,7 @@ def test_a_transition_killed_anywhere_leaves_nothing_and_the_next_write_is_compl
 ) -> None:
     transition = step(samples.unique("story"), StoryPhase.DRAFT, StoryPhase.DESIGN)
 
-    assert deaths(neo4j_empty, lambda graph: graph.record_transition(transition)) > 3
+    assert deaths(neo4j_empty, "record_transition", transition) > 3
 
     assert graph.transitions(transition.story_id) == (transition,)
     assert graph.phase(transition.story_id) == StoryPhase.DESIGN
@@ -94,14 +68,14 @@ def test_a_writer_that_freezes_holds_its_locks_no_longer_than_a_transaction_may_
     graph: Graph, neo4j_empty: Neo4jServer
 ) -> None:
     decision = samples.decision(None)
-    write = lambda graph: graph.record_decisions([decision])  # noqa: E731
-    pid = fork_writer(neo4j_empty, write, signal.SIGSTOP, 5, transaction_timeout_s=1)
+    writer = start_writer(neo4j_empty, "record_decisions", ([decision],), signal.SIGSTOP, 5, transaction_timeout_s=1)
     try:
-        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        frozen = psutil.Process(writer.pid)
+        wait_until(lambda: frozen.status() == psutil.STATUS_STOPPED, what="the writer is frozen")
         assert graph.record_decisions([decision]) == (decision.deliberation_id,)
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        writer.kill()
+        writer.join(10)
     assert graph.decision(decision.deliberation_id) == decision
 
 
