@@ -241,6 +241,7 @@ class Task(Model):
     agents: tuple[str, ...]
     timeout_ms: int
     strategy: Literal["council"] = "council"
+    replay_of: str | None = Field(None, description="The deliberation that this one repeats")
     created_at_ms: int
 
 
@@ -351,7 +352,7 @@ class Decision(Model):
 
     deliberation_id: str
     task: Task
-    status: Literal[Status.COMPLETED, Status.PARTIAL, Status.FAILED]
+    status: Literal[Status.COMPLETED, Status.PARTIAL, Status.FAILED, Status.CANCELLED]
     winner_id: str | None = Field(None, description="Agent id of the winning proposal's author")
     reason: str
     chosen_by: Literal["score", "none"] = "score"
@@ -384,6 +385,7 @@ class Deliberation(Model):
     story_id: str | None = None
     plan_id: str | None = None
     task_description: str
+    replay_of: str | None = Field(None, description="The deliberation that this one repeats")
     status: Status
     step: str | None = Field(None, description='What runs now: "propose:0", "review:1", …, "record"')
     rounds: int
