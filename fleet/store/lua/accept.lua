@@ -9,8 +9,7 @@ end
 for i = 6, 5 + 3 * ARGV[5], 3 do   -- asked for before, not as part of this submission
   if redis.call('EXISTS', 'fleet:deliberation:' .. ARGV[i]) == 1 then return {-1, ''} end
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 redis.call('HSET', KEYS[1], 'digest', ARGV[1], 'document', ARGV[2], 'created_at_ms', now)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], now, ARGV[4]) end
@@ -21,4 +20,5 @@ for i = 6, 5 + 3 * ARGV[5], 3 do
   redis.call('ZADD', KEYS[3], now, id)
   redis.call('ZADD', KEYS[4], now + 5000, id)   -- whoever accepted it dispatches it at once; else the watchdog does
 end
+redis.call('HINCRBY', 'fleet:totals', 'accepted', ARGV[5])
 return {1, ARGV[2]}
