@@ -14,19 +14,24 @@ from celery import Celery, Signature, chord
 
 from fleet.celery import app as celery_app
 from fleet.deliberation.steps import participants
-from fleet.events import TaskDispatched
+from fleet.errors import NotFound, WrongState
+from fleet.events import DeliberationFinished, TaskDispatched, about
 from fleet.models import (
     Council,
+    Decision,
+    Deliberation,
     DeliberationRef,
     DeliberationRequest,
     PlanReceipt,
     PlanRequest,
     Role,
+    Status,
     StoredPlan,
     Subtask,
     Task,
     agent_id,
     derive_id,
+    digest,
 )
 from fleet.settings import Settings
 from fleet.store import RECORD, Part, Store
@@ -76,6 +81,36 @@ class Dispatcher:
             self.open_step(task, FIRST_STEP, task.agents)
         return task.deliberation_id, created
 
+    def cancel(self, id: str) -> None:
+        """Ends a deliberation that is not decided yet: what is queued will not run, what runs is given up.
+
+        Raises: NotFound, or WrongState when it is decided or final.
+        """
+        store = self._store.deliberations
+        while True:
+            found = store.get(id)
+            if found is None:
+                raise NotFound("deliberation", id)
+            if found.step in (None, RECORD):
+                raise WrongState("deliberation", id, f"{found.status}" if found.status.final else "decided already")
+            assert found.step is not None, "it is not final"
+            decision = self._cancelled(found)
+            if store.cancel(decision, found.step, DeliberationFinished.of(decision)):
+                break
+        self.set_deadline(id, found.step, 0)  # its chord ends with what it has
+        self._send(CLOSE_STEP, id, RECORD)
+
+    def replay(self, task: Task, idempotency_key: str | None = None) -> str:
+        """Accepts the task of a deliberation once more, as a new one; the same key makes one only. Returns its id."""
+        old = task.deliberation_id
+        id = derive_id("replay", old, idempotency_key) if idempotency_key else str(uuid.uuid4())
+        task_id = id if task.task_id == old else task.task_id
+        changes = {"deliberation_id": id, "task_id": task_id, "replay_of": old, "created_at_ms": _now_ms()}
+        again = task.model_copy(update=changes)
+        if self._store.submissions.add_deliberation(again, digest(["replay", old])):
+            self.open_step(again, FIRST_STEP, again.agents)
+        return id
+
     def open_step(self, task: Task, step: str, agents: Sequence[str]) -> None:
         """Publishes a step's chord: one part per agent on the agents' queue, then `close_step` on the council's."""
         id, queue = task.deliberation_id, self._settings.agent_queue
@@ -104,7 +139,7 @@ class Dispatcher:
         """Does whatever a deliberation waits for, short of what takes time; the watchdog calls it for what is due."""
         store = self._store.deliberations
         where = store.where(id)
-        if where is None or where.status.final:
+        if where is None or where.recorded:
             store.settle(id)
         elif where.sealed or where.step == RECORD:
             self._send(CLOSE_STEP, id, where.step)
@@ -173,13 +208,26 @@ class Dispatcher:
             created_at_ms=now_ms,
         )
 
+    def _cancelled(self, found: Deliberation) -> Decision:
+        store = self._store.deliberations
+        answers = [one for step in store.answers(found.deliberation_id).values() for one in step.values()]
+        return Decision(
+            deliberation_id=found.deliberation_id,
+            task=store.task(found.deliberation_id),
+            status=Status.CANCELLED,
+            reason=f"cancelled in {found.step} with {found.current_count} of {found.expected_count} proposals",
+            chosen_by="none",
+            tokens=sum(one.prompt_tokens + one.completion_tokens for one in answers),
+            started_at_ms=found.started_at_ms,
+            decided_at_ms=store.now_ms(),
+        )
+
     def _part(self, task: Task, step: str, agent: str) -> Signature:
         part = Part(task.deliberation_id, step, agent)
-        about = task.model_dump(mode="json", include={"role", "task_id", "story_id", "plan_id"})
         signature: Signature = self._app.signature(
             ANSWER,
             args=(task.deliberation_id, step, agent),
-            kwargs={"about": about},
+            kwargs={"about": task.model_dump(mode="json", include={"role", "task_id", "story_id", "plan_id"})},
             options={"task_id": part.id, "queue": self._settings.agent_queue},
         )
         return signature
@@ -217,8 +265,7 @@ def _notes(plan: PlanRequest) -> tuple[str, ...]:
 
 
 def _dispatched(task: Task, agent: str) -> TaskDispatched:
-    about = task.model_dump(include={"story_id", "plan_id", "deliberation_id", "task_id", "role"})
-    return TaskDispatched(agent_id=agent, **about)
+    return TaskDispatched(agent_id=agent, **about(task))
 
 
 def _agents(council: Council, count: int | None) -> tuple[str, ...]:

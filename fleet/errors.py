@@ -4,12 +4,14 @@
     ├── InvalidRequest            bad input; carries one (location, message) pair per fault
     │   └── UnknownRole
     ├── Conflict                  the same id was used with other content
+    ├── WrongState                it cannot be done with what is in this state
     ├── NotFound
     ├── Unavailable               a server Fleet needs does not answer; try again
     ├── Unreadable                what a model wrote is not the answer it was asked for
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
     └── EngineError               an engine failed
-        └── EngineTimeout         no whole answer in time
+        ├── EngineTimeout         no whole answer in time
+        └── EngineCancelled       nobody wants the answer any more
 
 Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in
 `__str__`.
@@ -44,6 +46,17 @@ class Conflict(FleetError):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id} exists with other content"
+
+
+class WrongState(FleetError):
+    """The `kind` with the id `id` is `state`, which rules out what was asked for."""
+
+    def __init__(self, kind: str, id: str, state: str):
+        super().__init__(kind, id, state)
+        self.kind, self.id, self.state = kind, id, state
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} is {self.state}"
 
 
 class NotFound(FleetError):
@@ -96,3 +109,7 @@ class EngineError(FleetError):
 
 class EngineTimeout(EngineError):
     """No whole answer within the time given."""
+
+
+class EngineCancelled(EngineError):
+    """The request was given up because its `Cancellation` was set."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet.models import Role
+from fleet.models import Decision, Role, Task
 
 PLAN_APPROVED = "planning.plan.approved"  # comes in as a models.PlanRequest
 STORY_TRANSITIONED = "planning.story.transitioned"  # comes in as a models.StoryTransition
@@ -67,6 +67,11 @@ class TaskFailed(Event):
     error_type: str
 
 
+def about(task: Task) -> dict[str, Any]:
+    """What every event of a deliberation says about it."""
+    return task.model_dump(include={"story_id", "plan_id", "deliberation_id", "task_id", "role"})
+
+
 class DeliberationEvent(Event):
     """Base of what happens to a deliberation as a whole."""
 
@@ -96,6 +101,17 @@ class DeliberationFinished(DeliberationEvent):
     decisions: tuple[str, ...] = ()
     duration_ms: int | None = None
     error_message: str | None = None
+
+    @classmethod
+    def of(cls, decision: Decision) -> "DeliberationFinished":
+        return cls(
+            status=decision.status,
+            winner_agent_id=decision.winner_id,
+            decisions=(decision.decision_id,),
+            duration_ms=decision.duration_ms,
+            error_message=decision.error_message,
+            **about(decision.task),
+        )
 
     @property
     def subject(self) -> str:

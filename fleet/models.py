@@ -406,6 +406,20 @@ class Deliberation(Model):
     duration_ms: int | None = Field(None, description="From the first agent's start to the decision")
     error_message: str | None = None
 
+    @classmethod
+    def of(cls, task: Task, status: Status, decision: Decision | None, **live: Any) -> "Deliberation":
+        """A deliberation as people see it. `live` is what neither has: step, current_count and the times."""
+        asked = cls.model_fields.keys() & Task.model_fields.keys()
+        outcome = cls.model_fields.keys() & Decision.model_fields.keys() - asked - {"status", *live}
+        return cls(
+            **task.model_dump(include=asked),
+            status=status,
+            expected_count=len(task.agents),
+            duration_ms=decision.duration_ms if decision else None,
+            **{name: getattr(decision, name) for name in outcome if decision},
+            **live,
+        )
+
 
 class DeliberationRef(Model):
     deliberation_id: str

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from fleet.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from fleet.errors import Conflict, InvalidRequest, NotFound, Unavailable, WrongState
 from fleet.models import Model
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,12 @@ CONFLICT = Kind(
     "Conflict",
     "The id was used with other content. What was stored first stays; use another id.",
 )
+WRONG_STATE = Kind(
+    "wrong-state",
+    HTTPStatus.CONFLICT,
+    "Not in this state",
+    "What is final cannot be cancelled, what is not cannot be replayed.",
+)
 TOO_LARGE = Kind("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large", "A body has at most 1 MiB.")
 UNSUPPORTED = Kind(
     "unsupported-media-type",
@@ -105,6 +111,7 @@ KINDS = (
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     CONFLICT,
+    WRONG_STATE,
     TOO_LARGE,
     UNSUPPORTED,
     INVALID,
@@ -192,6 +199,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(Refused, lambda error: answer(error.kind, error.detail, error.faults, error.headers))
     app.register_error_handler(InvalidRequest, _invalid_request)
     app.register_error_handler(Conflict, lambda error: answer(CONFLICT, str(error)))
+    app.register_error_handler(WrongState, lambda error: answer(WRONG_STATE, str(error)))
     app.register_error_handler(NotFound, lambda error: answer(NOT_FOUND, str(error)))
     for outage in (RedisError, OperationalError, Unavailable):
         app.register_error_handler(outage, _unavailable)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from fleet.engines.cancellation import Cancellation
 from fleet.models import Message
 
-__all__ = ["Completion", "Engine", "Generation", "Message"]
+__all__ = ["Cancellation", "Completion", "Engine", "Generation", "Message"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Generation:
     timeout_s: float = 60.0
     model: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Engine(Protocol):
     Raises:
         EngineError: the engine failed; `retryable` says whether the same request may succeed later.
         EngineTimeout: no whole answer within `timeout_s` seconds; the work was given up in the engine too.
+        EngineCancelled: `cancellation` was set, before or meanwhile; the work was given up in the engine too.
     """
 
     name: str

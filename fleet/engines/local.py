@@ -14,7 +14,7 @@ from fleet.engines import models
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
 from fleet.engines.reasoning import split_reasoning
-from fleet.errors import EngineError, EngineTimeout, ModelUnavailable
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout, ModelUnavailable
 
 # A prompt is read this many tokens at a time, and only in between can it be given up: some seconds on a slow machine.
 _BATCH_TOKENS = 512
@@ -70,6 +70,7 @@ class LocalEngine:
             future: Future[None] = self._pool.submit(call.run, self._server)
         except RuntimeError as error:
             raise EngineError(self.name, "the engine is closed", True) from error
+        request.cancellation.when_set(lambda: _give_up(call, future))
         _await(future, call)
         return call.completion(self._model)
 
@@ -92,13 +93,17 @@ def _await(future: Future[None], call: "_Call") -> None:
     try:
         future.result(max(0.0, call.deadline - time.monotonic()))
     except TimeoutError:
-        call.given_up.set()
-        future.cancel()
+        _give_up(call, future)
         raise call.timeout() from None
     except CancelledError:
-        raise EngineError("local", "the engine was closed", True) from None
+        raise call.abandoned() from None
     except RuntimeError as error:
         raise EngineError("local", f"llama.cpp cannot read the request: {error}"[:500]) from error
+
+
+def _give_up(call: "_Call", future: Future[None]) -> None:
+    call.given_up.set()
+    future.cancel()
 
 
 class _Call:
@@ -157,12 +162,18 @@ class _Call:
     def timeout(self) -> EngineTimeout:
         return EngineTimeout("local", f"no whole answer within {self.request.timeout_s:g} s", True)
 
+    def abandoned(self) -> EngineError:
+        """Why it ended without the engine's doing."""
+        if self.request.cancellation.is_set():
+            return EngineCancelled("local", "the request was cancelled")
+        return EngineError("local", "the engine was closed", True)
+
     def _raise_failure(self) -> None:
         if self.error:
             raise _engine_error(self.error)
         if self.finish_reason is None:
-            if self.closed.is_set():
-                raise EngineError("local", "the engine was closed", True)
+            if self.closed.is_set() or self.request.cancellation.is_set():
+                raise self.abandoned()
             if time.monotonic() > self.deadline:
                 raise self.timeout()
             raise EngineError("local", "llama.cpp ended the answer without a reason", True)

@@ -13,7 +13,7 @@ from openai.types.chat.chat_completion import Choice
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
 from fleet.engines.reasoning import split_reasoning
-from fleet.errors import EngineError, EngineTimeout
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout
 
 _REASON_CHARS = 300
 # Servers say "abort" for a request that they gave up while they were shutting down; it is worth another try.
@@ -41,11 +41,15 @@ class OpenAIEngine:
         self._only_model: str | None = None
 
     def generate(self, request: Generation) -> Completion:
+        running = self._submit(request)
+        request.cancellation.when_set(running.cancel)  # type: ignore[arg-type]
         try:
-            return self._submit(request).result()
+            return running.result()
         except (TimeoutError, openai.APITimeoutError):
             raise EngineTimeout(self.name, f"no whole answer within {request.timeout_s:g} s", True) from None
         except CancelledError:
+            if request.cancellation.is_set():
+                raise EngineCancelled(self.name, "the request was cancelled") from None
             raise EngineError(self.name, "the engine was closed", True) from None
         except UnicodeEncodeError as error:
             raise EngineError(self.name, f"the request cannot be encoded: {error.reason}") from error

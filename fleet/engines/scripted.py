@@ -30,7 +30,7 @@ from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
 from fleet.engines.conform import UnsupportedSchema, conform
 from fleet.engines.scripted_answers import Author, requirements_of
-from fleet.errors import EngineError, EngineTimeout, InvalidRequest
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout, InvalidRequest
 
 BEHAVIOURS = ("normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent")
 _CHARS_PER_TOKEN = 4
@@ -57,7 +57,7 @@ class ScriptedEngine:
         self._behaviours = dict(config.behaviours)
         self._latency_s, self._slow_s = config.latency_s, config.slow_s
         self._model = config.model or "scripted"
-        self._closed = threading.Event()
+        self._closed, self._ended = False, threading.Condition()
 
     def behaviour_of(self, agent_id: str) -> str:
         """The behaviour of the first pattern that matches, or "normal"."""
@@ -67,7 +67,7 @@ class ScriptedEngine:
     def generate(self, request: Generation) -> Completion:
         started = time.monotonic()
         behaviour = self.behaviour_of(str(request.tags.get("agent_id", "")))
-        self._wait(behaviour, request.timeout_s)
+        self._wait(behaviour, request)
         seed = seed_of(behaviour, request)
         if behaviour == "error-prone" and seed[0] % 2 == 0:
             raise EngineError(self.name, "this error-prone agent fails this question")
@@ -84,15 +84,26 @@ class ScriptedEngine:
 
     def close(self) -> None:
         """Ends every wait at once; who waits gets an EngineError that is worth trying again."""
-        self._closed.set()
+        self._closed = True
+        self._wake()
 
-    def _wait(self, behaviour: str, timeout_s: float) -> None:
+    def _wait(self, behaviour: str, request: Generation) -> None:
         seconds = math.inf if behaviour == "silent" else self._latency_s
         seconds += self._slow_s if behaviour == "slow" else 0
-        if self._closed.wait(min(seconds, timeout_s)) if seconds else self._closed.is_set():
+        if seconds:
+            request.cancellation.when_set(self._wake)
+        with self._ended:
+            self._ended.wait_for(lambda: self._closed or request.cancellation.is_set(), min(seconds, request.timeout_s))
+        if request.cancellation.is_set():
+            raise EngineCancelled(self.name, "the request was cancelled")
+        if self._closed:
             raise EngineError(self.name, "the engine is closed", True)
-        if seconds > timeout_s:
-            raise EngineTimeout(self.name, f"no answer within {timeout_s:g} s", True)
+        if seconds > request.timeout_s:
+            raise EngineTimeout(self.name, f"no answer within {request.timeout_s:g} s", True)
+
+    def _wake(self) -> None:
+        with self._ended:
+            self._ended.notify_all()
 
     def _answer(self, behaviour: str, request: Generation, seed: bytes) -> Any:
         def pick(options: Sequence[Any], path: str) -> Any:

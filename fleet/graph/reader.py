@@ -6,7 +6,7 @@ from neo4j import ManagedTransaction
 
 from fleet.graph import schema
 from fleet.graph.schema import Label, Properties
-from fleet.models import Decision, Deliberation, Model, StoredPlan, StoryPhase, StoryTransition, Task
+from fleet.models import Decision, Deliberation, Model, StoredPlan, StoryPhase, StoryTransition
 
 DECISIONS = f"""
 MATCH {schema.DECIDED.between("d", "c")} WHERE d.id IN $ids
@@ -78,14 +78,12 @@ def phase(tx: ManagedTransaction, story_id: str) -> StoryPhase | None:
 
 def deliberation_of(decision: Decision) -> Deliberation:
     """The deliberation as the API shows it; it counts as finished when it was decided."""
-    shared = Deliberation.model_fields.keys() & Decision.model_fields.keys()
-    return Deliberation(
-        **decision.task.model_dump(include=Deliberation.model_fields.keys() & Task.model_fields.keys() - shared),
-        **{name: getattr(decision, name) for name in shared},
-        expected_count=len(decision.task.agents),
+    return Deliberation.of(
+        decision.task,
+        decision.status,
+        decision,
         current_count=len(decision.results),
         finished_at_ms=decision.decided_at_ms,
-        duration_ms=decision.duration_ms,
     )
 
 

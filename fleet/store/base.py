@@ -30,6 +30,10 @@ def attempts_key(id: str) -> str:
     return f"fleet:deliberation:{id}:attempts"
 
 
+def events_key(id: str) -> str:
+    return f"fleet:deliberation:{id}:events"
+
+
 def unstarted_key(queue: str) -> str:
     return f"fleet:unstarted:{queue}"
 
@@ -56,7 +60,8 @@ def connect(url: str) -> "redis.Redis":
 
 @cache
 def _source(name: str) -> str:
-    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+    folder = Path(__file__).parent / "lua"
+    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 class Scripts:

@@ -8,7 +8,7 @@ the state, and the event goes into the log in that same call.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -16,7 +16,15 @@ from fleet.errors import NotFound
 from fleet.events import Event
 from fleet.models import Answer, Decision, Deliberation, Status, Task
 from fleet.store import base
-from fleet.store.base import Scripts, answers_key, attempts_key, deliberation_key, unstarted_key, watermark_key
+from fleet.store.base import (
+    Scripts,
+    answers_key,
+    attempts_key,
+    deliberation_key,
+    events_key,
+    unstarted_key,
+    watermark_key,
+)
 from fleet.store.eventlog import flatten
 
 RECORD = "record"
@@ -43,11 +51,12 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where a deliberation stands; `sealed` when its step takes no more answers."""
+    """Where a deliberation stands; `sealed` when its step takes no more answers, `recorded` when the graph has it."""
 
     status: Status
     step: str
     sealed: bool
+    recorded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +127,23 @@ class Deliberations:
         return bool(self._scripts.run("enter_step", keys, args))
 
     def finish(self, decision: Decision, events: Sequence[Event]) -> bool:
-        """Makes the decision final; False if one was already. What is live is forgotten after the retention.
+        """Makes a recorded decision final; False if one was already. What is live is forgotten after the retention.
 
         `decision` is the frozen one, or the one that the graph had already, which then takes its place.
         """
         id = decision.deliberation_id
-        keys = [deliberation_key(id), answers_key(id), attempts_key(id), base.DUE, base.FINISHED, base.EVENTS]
+        own = [deliberation_key(id), answers_key(id), attempts_key(id), events_key(id)]
         args = [id, decision.status, self._retention_s, decision.dump(), *flatten(events)]
-        return bool(self._scripts.run("finish", keys, args))
+        return bool(self._scripts.run("finish", [*own, base.DUE, base.FINISHED, base.EVENTS], args))
+
+    def cancel(self, decision: Decision, step: str, event: Event) -> bool:
+        """Makes a deliberation that is in `step` CANCELLED; False when it has left the step, or is decided.
+
+        `decision` says why, and has yet to be recorded: the deliberation is due until then.
+        """
+        id = decision.deliberation_id
+        keys = [deliberation_key(id), base.DUE, base.FINISHED, base.EVENTS]
+        return bool(self._scripts.run("cancel", keys, [id, step, decision.dump(), event.subject, event.payload()]))
 
     def answers(self, id: str) -> dict[str, dict[str, Answer]]:
         """Every answer so far, by step and then by agent."""
@@ -150,8 +168,17 @@ class Deliberations:
 
     def where(self, id: str) -> Where | None:
         """Where the deliberation stands, None for an unknown id."""
-        status, step, sealed = cast(list[Any], self._client.hmget(deliberation_key(id), "status", "step", "sealed"))
-        return Where(Status(status), step, sealed == "1") if status else None
+        fields: Any = self._client.hmget(deliberation_key(id), "status", "step", "sealed", "recorded")
+        status, step, sealed, recorded = fields
+        return Where(Status(status), step, sealed == "1", recorded == "1") if status else None
+
+    def unwanted(self, parts: Sequence[Part]) -> set[Part]:
+        """Those of these parts whose step takes no more answers."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for part in parts:
+                pipeline.hmget(deliberation_key(part.deliberation_id), "status", "step", "sealed")
+            found = zip(parts, pipeline.execute(), strict=True)
+            return {part for part, state in found if state != [Status.IN_PROGRESS, part.step, "0"]}
 
     def get(self, id: str) -> Deliberation | None:
         """The deliberation as people see it, None for an unknown id or one finished longer ago than the retention."""
@@ -165,6 +192,11 @@ class Deliberations:
             time.sleep(min(pause, left))
             pause = min(0.25, pause * 1.5)
         return self.get(id)
+
+    def now_ms(self) -> int:
+        """The server's time, which all deadlines go by."""
+        seconds, microseconds = self._client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     def take_due(self, lease_ms: int = 15_000, most: int = 100) -> list[str]:
         """Deliberations somebody has to advance, handed out with a lease."""
@@ -186,8 +218,7 @@ class Deliberations:
 
     def forget_finished(self) -> int:
         """Drops what was finished longer ago than the retention from the indexes; returns how many."""
-        seconds, _ = self._client.time()
-        before = (int(seconds) - self._retention_s) * 1000
+        before = self.now_ms() - self._retention_s * 1000
         ids: Any = self._client.zrangebyscore(base.FINISHED, "-inf", before, start=0, num=1000)
         if ids:
             with self._client.pipeline() as pipeline:
@@ -201,43 +232,9 @@ def stored_view(fields: Mapping[str, str]) -> Deliberation:
     """The deliberation that a hash in ValKey holds."""
     task = Task.model_validate_json(fields["task"])
     status = Status(fields["status"])
-    decision = Decision.model_validate_json(fields["decision"]) if "decision" in fields else None
-    return view(
-        task,
-        status,
-        decision if status.final else None,
-        step=None if status.final else fields["step"],
-        current_count=int(fields["count"]),
-        started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
-        finished_at_ms=int(fields["finished_at_ms"]) if "finished_at_ms" in fields else None,
-    )
-
-
-def view(
-    task: Task,
-    status: Status,
-    decision: Decision | None,
-    *,
-    step: str | None = None,
-    current_count: int,
-    started_at_ms: int | None = None,
-    finished_at_ms: int | None = None,
-) -> Deliberation:
-    """A deliberation as people see it; its outcome only once it is final."""
-    outcome: dict[str, Any] = {}
-    if decision:
-        outcome = {
-            name: getattr(decision, name)
-            for name in ("winner_id", "reason", "results", "ballots", "failures", "agreement", "weights", "tokens")
-        }
-        outcome |= {"duration_ms": decision.duration_ms, "error_message": decision.error_message}
-    return Deliberation(
-        **task.model_dump(include=set(Deliberation.model_fields) & set(Task.model_fields)),
-        status=status,
-        step=step,
-        expected_count=len(task.agents),
-        current_count=current_count,
-        started_at_ms=started_at_ms,
-        finished_at_ms=finished_at_ms,
-        **outcome,
+    live = {name: int(fields[name]) for name in ("started_at_ms", "finished_at_ms") if name in fields}
+    if not status.final:
+        return Deliberation.of(task, status, None, step=fields["step"], current_count=int(fields["count"]), **live)
+    return Deliberation.of(
+        task, status, Decision.model_validate_json(fields["decision"]), current_count=int(fields["count"]), **live
     )

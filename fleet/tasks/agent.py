@@ -1,6 +1,7 @@
 """An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -8,12 +9,13 @@ from celery import shared_task
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER
-from fleet.engines.base import Completion, Generation
-from fleet.errors import EngineError, EngineTimeout, FleetError, Unreadable
+from fleet.engines.base import Cancellation, Completion, Generation
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout, FleetError, Unreadable
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
 from fleet.models import Answer, Failure, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Part, PartStart
+from fleet.tasks.cancellations import cancellations
 from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
@@ -31,7 +33,8 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
     if start.task is None:
         log.info("part.unwanted")
         return part.id
-    given = _answer(part, start.task, start)
+    with cancellations.of(part, runtime().store) as cancellation:
+        given = _answer(part, start.task, start, cancellation)
     kept = _record(part, start.task, given)
     log.info("part.answered", ok=given.ok, kept=kept, failure=given.failure and given.failure.message)
     return part.id
@@ -51,7 +54,7 @@ def _record(part: Part, task: Task, given: Answer) -> bool:
     return runtime().store.deliberations.record_answer(part, given, _events(task, given))
 
 
-def _answer(part: Part, task: Task, start: PartStart) -> Answer:
+def _answer(part: Part, task: Task, start: PartStart, cancellation: Cancellation) -> Answer:
     here = runtime()
     shown: dict[str, str] = {}
     began = time.monotonic()
@@ -59,10 +62,12 @@ def _answer(part: Part, task: Task, start: PartStart) -> Answer:
         if start.verdict == "exhausted":
             raise EngineError("worker", f"it was started {here.settings.part_attempts} times and never ended")
         generation, shown = _generation(part, task, start.remaining_s, here.settings)
-        completion = here.engine.generate(generation)
+        completion = here.engine.generate(replace(generation, cancellation=cancellation))
         content = _read(completion, generation, shown)
     except EngineTimeout as error:
         return _failed(part, Failure(type="timeout", message=str(error)), began)
+    except EngineCancelled as error:
+        return _failed(part, Failure(type="cancelled", message=str(error)), began)
     except Unreadable as error:
         failure = Failure(type=error.type, message=str(error), raw=completion.text)
         return _answered(part, generation, completion, shown, failure=failure)

@@ -9,7 +9,7 @@ from fleet import checks
 from fleet.deliberation import selection, steps
 from fleet.dispatch import ADVANCE, CLOSE_STEP
 from fleet.errors import Conflict, Unavailable
-from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped
+from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped, about
 from fleet.models import Answer, Checks, Decision, Status, Task
 from fleet.store import RECORD, Sealed
 from fleet.tasks.process import patient, runtime
@@ -107,7 +107,7 @@ def record(id: str) -> None:
     here = runtime()
     store = here.store.deliberations
     where, decision = store.where(id), store.decision(id)
-    if where is None or where.status.final or decision is None:
+    if where is None or where.recorded or decision is None:
         return
     try:
         decision = _recorded(decision)
@@ -115,7 +115,7 @@ def record(id: str) -> None:
         store.due_at(id, GRAPH_RETRY_MS)
         log.warning("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
         return
-    if store.finish(decision, [_finished(decision), *_added(decision)]):
+    if store.finish(decision, [DeliberationFinished.of(decision), *_added(decision)]):
         log.info("deliberation.finished", status=decision.status, winner_id=decision.winner_id)
 
 
@@ -134,23 +134,8 @@ def _recorded(decision: Decision) -> Decision:
     return decision
 
 
-def _about(task: Task) -> dict[str, Any]:
-    return task.model_dump(include={"story_id", "plan_id", "deliberation_id", "task_id", "role"})
-
-
 def _stepped(task: Task, step: str) -> DeliberationStepped:
-    return DeliberationStepped(status=Status.IN_PROGRESS, step=step, **_about(task))
-
-
-def _finished(decision: Decision) -> DeliberationFinished:
-    return DeliberationFinished(
-        status=decision.status,
-        winner_agent_id=decision.winner_id,
-        decisions=(decision.decision_id,),
-        duration_ms=decision.duration_ms,
-        error_message=decision.error_message,
-        **_about(decision.task),
-    )
+    return DeliberationStepped(status=Status.IN_PROGRESS, step=step, **about(task))
 
 
 def _added(decision: Decision) -> list[DecisionAdded]:

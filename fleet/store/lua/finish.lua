@@ -1,14 +1,18 @@
--- The one final state of a deliberation whose decision is frozen and readable in the graph.
--- KEYS: deliberation, answers, attempts, due, finished, events
+-- The one final state of a deliberation whose decision is frozen and readable in the graph. One that was cancelled has
+-- its final state and its event already: only that the graph has it is noted.
+-- KEYS: deliberation, answers, attempts, own events, due, finished, events
 -- ARGV: id, status, retention s, decision, {subject, payload}…
 -- Returns 1 if this call finished it.
-local state = redis.call('HMGET', KEYS[1], 'status', 'decision')
-if not open(state[1]) or not state[2] then return 0 end
-local now = now_ms()
-redis.call('HSET', KEYS[1], 'status', ARGV[2], 'decision', ARGV[4], 'finished_at_ms', now)
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('ZADD', KEYS[5], now, ARGV[1])
-redis.call('HINCRBY', 'fleet:totals', string.lower(ARGV[2]), 1)
-for i = 1, 3 do redis.call('EXPIRE', KEYS[i], ARGV[3]) end
-append(KEYS[6], ARGV[1], 5)
+local state = redis.call('HMGET', KEYS[1], 'status', 'decision', 'recorded')
+if not state[2] or state[3] then return 0 end
+if state[1] ~= 'CANCELLED' then
+  local now = now_ms()
+  redis.call('HSET', KEYS[1], 'status', ARGV[2], 'decision', ARGV[4], 'finished_at_ms', now)
+  redis.call('ZADD', KEYS[6], now, ARGV[1])
+  redis.call('HINCRBY', 'fleet:totals', string.lower(ARGV[2]), 1)
+  append(KEYS[7], ARGV[1], 5)
+end
+redis.call('HSET', KEYS[1], 'recorded', 1)
+redis.call('ZREM', KEYS[5], ARGV[1])
+for i = 1, 4 do redis.call('EXPIRE', KEYS[i], ARGV[3]) end
 return 1

@@ -2,9 +2,8 @@
 -- KEYS: deliberation, answers, unstarted, events   ARGV: id, step, number of agents, agents…, {subject, payload} per agent
 -- Returns the agents whose parts are to be published; nothing if the step is not open any more.
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed')
-if (state[1] ~= 'PENDING' and state[1] ~= 'IN_PROGRESS') or state[2] ~= ARGV[2] or state[3] ~= '0' then return {} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if not open(state[1]) or state[2] ~= ARGV[2] or state[3] ~= '0' then return {} end
+local now = now_ms()
 local first = redis.call('HSETNX', KEYS[1], 'opened:' .. ARGV[2], now) == 1
 local count, missing = tonumber(ARGV[3]), {}
 for i = 1, count do
@@ -15,8 +14,6 @@ for i = 1, count do
   end
 end
 if first then
-  for i = 4 + count, #ARGV, 2 do
-    redis.call('XADD', KEYS[4], '*', 'subject', ARGV[i], 'payload', ARGV[i + 1], 'deliberation_id', ARGV[1])
-  end
+  append(KEYS[4], ARGV[1], 4 + count)
 end
 return missing

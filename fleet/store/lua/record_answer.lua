@@ -5,7 +5,5 @@ local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed')
 if state[1] ~= 'IN_PROGRESS' or state[2] ~= ARGV[2] or state[3] ~= '0' then return 0 end
 if redis.call('HSETNX', KEYS[2], ARGV[2] .. '.' .. ARGV[3], ARGV[4]) == 0 then return 0 end
 if ARGV[5] == '1' then redis.call('HINCRBY', KEYS[1], 'count', 1) end
-for i = 6, #ARGV, 2 do
-  redis.call('XADD', KEYS[3], '*', 'subject', ARGV[i], 'payload', ARGV[i + 1], 'deliberation_id', ARGV[1])
-end
+append(KEYS[3], ARGV[1], 6)
 return 1

@@ -2,9 +2,8 @@
 -- KEYS: deliberation, due   ARGV: id, step
 -- Returns {1, budget ms left, now ms, started at ms or 0} or {0} when the deliberation is elsewhere by now.
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'started_at_ms')
-if (state[1] ~= 'PENDING' and state[1] ~= 'IN_PROGRESS') or state[2] ~= ARGV[2] then return {0} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if not open(state[1]) or state[2] ~= ARGV[2] then return {0} end
+local now = now_ms()
 local budget = tonumber(state[5])
 if state[3] == '0' then
   local deadline = tonumber(state[4] or 0)

@@ -10,15 +10,14 @@ if dispatched then
   redis.call('ZREM', KEYS[4], member)
   if tonumber(dispatched) > tonumber(redis.call('GET', KEYS[5]) or 0) then redis.call('SET', KEYS[5], dispatched) end
 end
-if (state[1] ~= 'PENDING' and state[1] ~= 'IN_PROGRESS') or state[2] ~= ARGV[2] or state[3] ~= '0'
+if not open(state[1]) or state[2] ~= ARGV[2] or state[3] ~= '0'
     or redis.call('HEXISTS', KEYS[2], part) == 1 then
   return {'unwanted'}
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 if state[1] == 'PENDING' then
   redis.call('HSET', KEYS[1], 'status', 'IN_PROGRESS', 'started_at_ms', now)
-  redis.call('XADD', KEYS[6], '*', 'subject', ARGV[5], 'payload', ARGV[6], 'deliberation_id', ARGV[1])
+  append(KEYS[6], ARGV[1], 5)
 end
 local deadline = tonumber(state[4] or 0)
 if deadline == 0 then

@@ -2,8 +2,7 @@
 -- has started since (queues are first in, first out), or is that old while the queue is empty.
 -- Each is handed out again only after another `age` ms.
 -- KEYS: unstarted, watermark, queue, unacked   ARGV: age ms, most
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local limit = now
 if redis.call('LLEN', KEYS[3]) > 0 then limit = tonumber(redis.call('GET', KEYS[2]) or 0) end
 local parts = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', limit - ARGV[1], 'LIMIT', 0, ARGV[2])

@@ -1,0 +1,15 @@
+-- Stands before every script.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+-- Whether a deliberation with this status still takes answers.
+local function open(status) return status == 'PENDING' or status == 'IN_PROGRESS' end
+-- Appends {subject, payload}… = ARGV[first]… to the event log and, under the same id, to the deliberation's own events.
+local function append(events, deliberation, first)
+  for i = first, #ARGV, 2 do
+    local id = redis.call('XADD', events, '*', 'subject', ARGV[i], 'payload', ARGV[i + 1], 'deliberation_id', deliberation)
+    redis.call('XADD', 'fleet:deliberation:' .. deliberation .. ':events', id, 'subject', ARGV[i], 'payload', ARGV[i + 1])
+  end
+end
+
