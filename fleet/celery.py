@@ -12,6 +12,7 @@ app = Celery("fleet")
 app.config_from_object("celeryconfig")
 install(app, sweep_queues={"council"})
 app.steps["consumer"].add("fleet.tasks.watchdog:Watchdog")
+app.steps["worker"].add("fleet.tasks.reporter:Reporter")
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

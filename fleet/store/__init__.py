@@ -1,4 +1,4 @@
-"""Fleet's own state in ValKey: submissions, deliberations, councils, the event log and dead letters."""
+"""Fleet's own state in ValKey: submissions, deliberations, councils, keys, the event log and dead letters."""
 
 import redis
 
@@ -9,9 +9,11 @@ from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Deliberations, Part, PartStart, Sealed
 from fleet.store.eventlog import EventLog, LoggedEvent
 from fleet.store.idempotency import Idempotency
+from fleet.store.keys import Keys
 from fleet.store.listeners import Listeners, ListenerState
 from fleet.store.pages import Pages
 from fleet.store.submissions import Submissions
+from fleet.store.workers import Workers
 
 __all__ = ["RECORD", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
 
@@ -28,6 +30,8 @@ class Store:
         self.events = EventLog(client, scripts)
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)
+        self.workers = Workers(client)
+        self.keys = Keys(client)
         self.idempotency = Idempotency(client)
         self.pages = Pages(client, self.submissions, self.dead_letters)
 
