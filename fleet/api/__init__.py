@@ -15,9 +15,10 @@ from fleet.api.deliberations import deliberations
 from fleet.api.docs import docs
 from fleet.api.events import events
 from fleet.api.health import health
+from fleet.api.keys import keys
 from fleet.api.plans import plans
 from fleet.api.reading import MOST_BYTES
-from fleet.api.section import Section
+from fleet.api.section import Section, current_operation
 from fleet.api.services import Services
 from fleet.settings import Settings, get_settings
 
@@ -26,7 +27,7 @@ __all__ = ["create_app"]
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
-SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, deadletters, health, docs)
+SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, deadletters, keys, health, docs)
 PROBES = ("health.livez", "health.readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -57,8 +58,13 @@ def _begin() -> None:
 
 def _authenticate(settings: Settings) -> None:
     """Every route needs a caller that is known, an unknown one too, except those that say they are public."""
-    if not any(section.is_public(request.endpoint) for section in SECTIONS):
-        auth.authenticate(settings)
+    operation = current_operation()
+    if operation and operation.public:
+        return
+    g.caller = auth.authenticate(settings)
+    structlog.contextvars.bind_contextvars(key_id=g.caller.key_id)
+    if operation and operation.scope:
+        auth.authorize(g.caller, operation.scope)
 
 
 def _end(response: Response) -> Response:

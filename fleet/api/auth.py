@@ -1,29 +1,61 @@
-"""Who may call the API: the bearer of the key; without a configured key, this machine only."""
+"""Who may call the API: the bearer of a key, for what its scopes cover; without a configured key, this machine only."""
 
 import hashlib
 import hmac
 import ipaddress
+from dataclasses import dataclass
 
 from flask import request
 
 from fleet.api import problems
 from fleet.api.problems import Refused
+from fleet.api.services import services
 from fleet.settings import Settings
+from fleet.store.keys import Scope
+
+_REALM = 'Bearer realm="fleet"'
 
 
-def authenticate(settings: Settings) -> None:
-    """Raises: Refused (401 no or wrong key, 403 no key configured and the caller is on another machine)."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent the request: the id of the key, or what stands for it."""
+
+    key_id: str
+    scopes: tuple[Scope, ...]
+
+
+CONFIGURED = Caller("configured", (Scope.ADMIN,))
+LOCAL = Caller("local", (Scope.ADMIN,))
+
+
+def authenticate(settings: Settings) -> Caller:
+    """The caller. The configured key needs no ValKey.
+
+    Raises: Refused (401 no or wrong key, 403 no key configured and the caller is on another machine).
+    """
     if key := settings.api_key.get_secret_value():
-        _check_key(key)
-    elif not is_local(request.remote_addr or ""):
-        raise Refused(problems.FORBIDDEN, "without a configured key, the API answers callers on its own machine only")
+        return _bearer(key)
+    if is_local(request.remote_addr or ""):
+        return LOCAL
+    raise Refused(problems.FORBIDDEN, "without a configured key, the API answers callers on its own machine only")
 
 
-def _check_key(key: str) -> None:
+def _bearer(configured: str) -> Caller:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(given.strip()), _hash(key)):
-        challenge = {"WWW-Authenticate": 'Bearer realm="fleet"'}
-        raise Refused(problems.UNAUTHORIZED, problems.UNAUTHORIZED.meaning, headers=challenge)
+    if scheme.lower() == "bearer":
+        if hmac.compare_digest(_hash(given.strip()), _hash(configured)):
+            return CONFIGURED
+        if key := services().store.keys.find(given.strip()):
+            return Caller(key.key_id, key.scopes)
+    raise Refused(problems.UNAUTHORIZED, problems.UNAUTHORIZED.meaning, headers={"WWW-Authenticate": _REALM})
+
+
+def authorize(caller: Caller, needed: Scope) -> None:
+    """Raises: Refused (403) when none of the caller's scopes covers the one needed."""
+    if not any(scope.covers(needed) for scope in caller.scopes):
+        detail = f"needs scope {needed}, this key has {', '.join(caller.scopes)}"
+        challenge = f'{_REALM}, error="insufficient_scope", scope="{needed}"'
+        raise Refused(problems.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})
 
 
 def _hash(text: str) -> bytes:

@@ -24,6 +24,9 @@ Every error is `application/problem+json` (RFC 9457). A request whose answer was
 or the same `Idempotency-Key`, does nothing twice. Bodies are JSON in UTF-8, at most 1 MiB; unknown fields and
 parameters are refused. A request's `X-Request-Id` comes back with the answer and is in the log."""
 
+_KEY = """`FLEET_API_KEY`, which may do everything, or a key made by `POST /v1/keys`. An operation lists the scope that
+it needs; `submit` contains `read`, and `admin` contains both."""
+
 
 @lru_cache(maxsize=1)
 def build(app: Flask) -> Document:
@@ -37,7 +40,7 @@ def build(app: Flask) -> Document:
         "components": {
             "schemas": _schemas(routes),
             "responses": {"Problem": _problem("The request was not carried out")},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": _KEY}},
         },
     }
 
@@ -79,7 +82,7 @@ def _operation(rule: Rule, section: Section, operation: Operation) -> Document:
         "description": operation.description,
         "parameters": list(_parameters(rule, operation)),
         "responses": _responses(rule, operation),
-        "security": [] if operation.public else [{"key": []}],
+        "security": [] if operation.public else [{"key": [operation.scope]}],
     }
     if operation.body:
         content = {"application/json": {"schema": _reference(operation.body)}}

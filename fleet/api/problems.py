@@ -47,7 +47,12 @@ UNAUTHORIZED = Kind(
     "No valid key",
     "Send `Authorization: Bearer KEY` with a key of this fleet.",
 )
-FORBIDDEN = Kind("forbidden", HTTPStatus.FORBIDDEN, "Not allowed", "The caller may not do this here.")
+FORBIDDEN = Kind(
+    "forbidden",
+    HTTPStatus.FORBIDDEN,
+    "Not allowed",
+    "The key has not the scope that the operation needs. Without a configured key, only this machine is answered.",
+)
 NOT_FOUND = Kind("not-found", HTTPStatus.NOT_FOUND, "Not found", "There is nothing under this path or id.")
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed",

@@ -11,3 +11,10 @@ def reply(model: Model, status: int = 200, location: str | None = None) -> Respo
     if location:
         response.headers["Location"] = location
     return response
+
+
+def no_content() -> Response:
+    """204: it is done, and there is nothing to say."""
+    response = Response(status=204)
+    response.headers.remove("Content-Type")
+    return response

@@ -1,17 +1,20 @@
 """Routes that say what they take and what they answer; reading requests and /openapi.json both go by it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import Blueprint
+from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
 from fleet.api.reading import read_body, read_query
 from fleet.models import Model
+from fleet.store.keys import Scope
 
 V = TypeVar("V", bound=Callable[..., ResponseReturnValue])
+
+_SCOPES = {"GET": Scope.READ, "POST": Scope.SUBMIT}
 
 
 class NoParameters(Model):
@@ -39,7 +42,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a route is for. `query` None takes any parameters; `problems` are those beyond what the rest implies."""
+    """What a route is for. `query` None takes any parameters; `problems` are those beyond what the rest implies.
+
+    Without a `scope`, reading needs `read`, a POST `submit`, and anything else `admin`; `public` needs no key at all.
+    """
 
     summary: str
     answers: Mapping[int, Answer]
@@ -49,6 +55,7 @@ class Operation:
     headers: tuple[Header, ...] = ()
     problems: tuple[int, ...] = ()
     public: bool = False
+    scope: Scope | None = None
 
 
 class Section(Blueprint):
@@ -59,13 +66,10 @@ class Section(Blueprint):
         self.description = description
         self.operations: dict[str, Operation] = {}
 
-    def is_public(self, endpoint: str | None) -> bool:
-        """True for an operation of this section that needs no key."""
-        operation = self.operations.get(endpoint or "")
-        return operation is not None and operation.public
-
     def operation(self, method: str, path: str, operation: Operation) -> Callable[[V], V]:
         """Registers a view, which gets the path's ids, and `query` and `body` where the operation has them."""
+
+        operation = replace(operation, scope=operation.scope or _SCOPES.get(method, Scope.ADMIN))
 
         def register(view: V) -> V:
             name = view.__name__
@@ -76,6 +80,12 @@ class Section(Blueprint):
             return view
 
         return register
+
+
+def current_operation() -> Operation | None:
+    """The operation that the current request is for; None for a path or method that there is not."""
+    section = current_app.blueprints.get(request.blueprint or "")
+    return section.operations.get(request.endpoint or "") if isinstance(section, Section) else None
 
 
 def _reader(view: Callable[..., ResponseReturnValue], operation: Operation) -> Callable[..., ResponseReturnValue]:

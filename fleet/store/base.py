@@ -14,6 +14,7 @@ COUNCILS = "fleet:councils"
 DUE = "fleet:due"
 FINISHED = "fleet:finished"
 EVENTS = "fleet:events"
+KEYS = "fleet:keys"
 DEAD_LETTERS = "fleet:deadletters"
 UNACKED = "unacked"  # kombu's own hash of the messages that workers hold
 
