@@ -7,6 +7,6 @@ local now = now_ms()
 redis.call('HSET', KEYS[1], 'status', 'CANCELLED', 'step', 'record', 'sealed', 1, 'decision', ARGV[3], 'finished_at_ms', now)
 redis.call('ZADD', KEYS[2], now + 5000, ARGV[1])   -- whoever cancels it has it recorded at once; else the watchdog does
 redis.call('ZADD', KEYS[3], now, ARGV[1])
-redis.call('HINCRBY', 'fleet:totals', 'cancelled', 1)
+count_end(state[1], 'CANCELLED')
 append(KEYS[4], ARGV[1], 4)
 return 1

@@ -9,7 +9,7 @@ if state[1] ~= 'CANCELLED' then
   local now = now_ms()
   redis.call('HSET', KEYS[1], 'status', ARGV[2], 'decision', ARGV[4], 'finished_at_ms', now)
   redis.call('ZADD', KEYS[6], now, ARGV[1])
-  redis.call('HINCRBY', 'fleet:totals', string.lower(ARGV[2]), 1)
+  count_end(state[1], ARGV[2])
   append(KEYS[7], ARGV[1], 5)
 end
 redis.call('HSET', KEYS[1], 'recorded', 1)

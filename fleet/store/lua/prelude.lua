@@ -5,6 +5,11 @@ local function now_ms()
 end
 -- Whether a deliberation with this status still takes answers.
 local function open(status) return status == 'PENDING' or status == 'IN_PROGRESS' end
+-- Counts a deliberation that became final; `before` was its status until now.
+local function count_end(before, status)
+  redis.call('HINCRBY', 'fleet:totals', string.lower(status), 1)
+  if before == 'IN_PROGRESS' then redis.call('HINCRBY', 'fleet:totals', 'in_progress', -1) end
+end
 -- Appends {subject, payload}… = ARGV[first]… to the event log and, under the same id, to the deliberation's own events.
 local function append(events, deliberation, first)
   for i = first, #ARGV, 2 do

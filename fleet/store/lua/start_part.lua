@@ -17,6 +17,7 @@ end
 local now = now_ms()
 if state[1] == 'PENDING' then
   redis.call('HSET', KEYS[1], 'status', 'IN_PROGRESS', 'started_at_ms', now)
+  redis.call('HINCRBY', 'fleet:totals', 'in_progress', 1)
   append(KEYS[6], ARGV[1], 5)
 end
 local deadline = tonumber(state[4] or 0)
