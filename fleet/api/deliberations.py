@@ -9,11 +9,12 @@ from pydantic import Field
 from fleet.api.idempotent import HEADER, claimed
 from fleet.api.paging import PageQuery, encode
 from fleet.api.peer import gone
+from fleet.api.reading import idempotency_key
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import Services, services
-from fleet.errors import NotFound
-from fleet.models import Deliberation, DeliberationRequest, Id, Model, Role, Status
+from fleet.errors import NotFound, WrongState
+from fleet.models import Deliberation, DeliberationRequest, Id, Model, Role, Status, Task
 
 deliberations = Section("deliberations", "What the councils deliberate on, and what came of it")
 
@@ -100,6 +101,52 @@ def get_deliberation(deliberation_id: str, query: WaitQuery) -> Response:
         with services().long_requests.one():
             found = _wait(services(), found, query.wait)
     return reply(found)
+
+
+@deliberations.operation(
+    "POST",
+    "/deliberations/{deliberation_id}/cancel",
+    Operation(
+        summary="Cancel a deliberation",
+        description="What is queued will not run, what runs is given up, late answers are not kept.",
+        answers={202: Answer("Cancelled; the graph has it in a moment", Deliberation)},
+        problems=(409,),
+    ),
+)
+def cancel_deliberation(deliberation_id: str) -> Response:
+    found = find(services(), deliberation_id)
+    if found.status.final:
+        raise WrongState("deliberation", deliberation_id, found.status)
+    services().dispatcher.cancel(deliberation_id)
+    return reply(find(services(), deliberation_id), 202)
+
+
+@deliberations.operation(
+    "POST",
+    "/deliberations/{deliberation_id}/replay",
+    Operation(
+        summary="Deliberate once more on the task of a final deliberation",
+        description="A new deliberation with the same task and the same agents; `replay_of` names the old one.",
+        answers={202: Answer("Accepted: stored, and with the workers", Deliberation, location=True)},
+        problems=(409,),
+    ),
+)
+def replay_deliberation(deliberation_id: str) -> Response:
+    found = find(services(), deliberation_id)
+    if not found.status.final:
+        raise WrongState("deliberation", deliberation_id, found.status)
+    again = find(services(), services().dispatcher.replay(_task(services(), deliberation_id), idempotency_key()))
+    return reply(again, 202, location=f"/v1/deliberations/{again.deliberation_id}")
+
+
+def _task(all: Services, id: str) -> Task:
+    """The task of a final deliberation. Raises: NotFound, Unavailable."""
+    try:
+        return all.store.deliberations.task(id)
+    except NotFound:
+        if decision := all.graph.decision(id):
+            return decision.task
+        raise
 
 
 def find(all: Services, id: str) -> Deliberation:

@@ -12,7 +12,7 @@ from fleet.api.peer import gone
 from fleet.api.problems import invalid
 from fleet.api.section import Answer, Header, Operation, Section
 from fleet.api.services import services
-from fleet.models import Deliberation, Model
+from fleet.models import Model
 
 events = Section("events", "What happens, as Server-Sent Events")
 
@@ -20,8 +20,6 @@ LAST_EVENT_ID = "Last-Event-ID"
 _ID = re.compile(r"\d{1,19}(-\d{1,19})?")
 _MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-# A deliberation's first event is not older than the deliberation, but the clocks of two machines may differ.
-_CLOCK_SKEW_MS = 300_000
 
 _STREAM = Answer("The events: `id` is their place in the log, `event` their subject", media_type=_MEDIA_TYPE)
 _LAST = Header(
@@ -45,7 +43,8 @@ class EventsQuery(Model):
     "/events",
     Operation(
         summary="All events",
-        description="Lines that begin with a colon are heartbeats. Reconnect with the last `id` as Last-Event-ID.",
+        description="Lines that begin with a colon are heartbeats. Reconnect with the last `id` as Last-Event-ID. "
+        "An event `fleet.gap` says that older events were trimmed before they could be sent.",
         query=EventsQuery,
         headers=(_LAST,),
         answers={200: _STREAM},
@@ -70,9 +69,9 @@ def stream_events(query: EventsQuery) -> Response:
 )
 def stream_deliberation(deliberation_id: str, query: EventsQuery) -> Response:
     found = find(services(), deliberation_id)
-    newest = services().store.events.newest_id()  # after the status: a final one's events are all in the log
+    newest = services().store.events.newest_id(deliberation_id)  # after the status: a final one has all its events
     ends = found.status.final or not query.follow
-    feed = _feed(_begin(found, _after(query, newest)), newest if ends else None, deliberation_id)
+    feed = _feed(_after(query, newest), newest if ends else None, deliberation_id)
     return _stream(feed, resumed=ends and LAST_EVENT_ID in request.headers)
 
 
@@ -83,11 +82,6 @@ def _after(query: EventsQuery, newest: str) -> str:
         raise invalid(["header", LAST_EVENT_ID], "is no event id")
     after = last or query.after
     return newest if after == "$" else after
-
-
-def _begin(found: Deliberation, after: str) -> str:
-    """Leaves out what is in the log from before the deliberation."""
-    return str(max(0, found.created_at_ms - _CLOCK_SKEW_MS)) if after == "0" else after
 
 
 def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> Feed:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from redis.exceptions import RedisError
@@ -27,8 +27,9 @@ def order(id: str) -> tuple[int, int]:
 class Feed:
     """Events after the id `after`: up to the id `until`, or without one until `stopping()`.
 
-    With a `deliberation_id` only its events, and only until it is final. While ValKey is away an open-ended feed goes
-    on waiting, one with an end raises RedisError: what was cut short must not look whole.
+    With a `deliberation_id` only its events, and only until it is final. Where the log was trimmed before it was read,
+    an event `fleet.gap` says so. While ValKey is away an open-ended feed goes on waiting, one with an end raises
+    RedisError: what was cut short must not look whole.
     """
 
     log: EventLog
@@ -38,13 +39,14 @@ class Feed:
     stopping: Callable[[], bool] = lambda: False
     heartbeat_s: float = 10.0
     block_ms: int = 1000
+    _behind: bool = field(default=True, init=False)
 
     def lines(self) -> Iterator[str]:
         """Chunks of the stream. Comments come at least every `heartbeat_s`, so that a dead connection is noticed."""
         yield f"retry: {RETRY_MS}\n\n"
         said = time.monotonic()
         while not self._ended():
-            text = "".join(map(_frame, self._read()))
+            text = self._next()
             if not text and time.monotonic() - said >= self.heartbeat_s:
                 text = ": heartbeat\n\n"
             if text:
@@ -54,30 +56,34 @@ class Feed:
     def _ended(self) -> bool:
         return self.stopping() or (self.until is not None and order(self.after) >= order(self.until))
 
-    def _read(self) -> list[LoggedEvent]:
-        """The next wanted events; none after a while without any."""
+    def _next(self) -> str:
+        """The next events; none after a while without any."""
         try:
-            events = self.log.read(self.after, _BATCH, None if self.until else self.block_ms)
+            gap = self._gap()
+            events = self.log.read(self.after, _BATCH, None if self.until else self.block_ms, self.deliberation_id)
         except RedisError as error:
             if self.until:
                 raise
             log.warning("api.feed_waits", error=repr(error))
             time.sleep(self.block_ms / 1000)
-            return []
+            return ""
         if events:
             self.after = events[-1].id
         elif self.until:
             self.until = self.after
-        return [event for event in events if self._wanted(event)]
+        self._behind = len(events) == _BATCH
+        if self.deliberation_id and self.until is None and any(event.subject in _LAST for event in events):
+            self.until = self.log.newest_id(self.deliberation_id)  # what belongs to its end was logged in the same step
+        return gap + "".join(map(_frame, events))
 
-    def _wanted(self, event: LoggedEvent) -> bool:
-        if self.deliberation_id is None:
-            return True
-        if event.deliberation_id != self.deliberation_id:
-            return False
-        if self.until is None and event.subject in _LAST:
-            self.until = self.log.newest_id()  # what belongs to its end was logged with it, in one step
-        return True
+    def _gap(self) -> str:
+        """Says that events were trimmed before they were read, which only happens to who is far behind."""
+        if self.deliberation_id or self.after == "0" or not self._behind:
+            return ""
+        oldest = self.log.oldest_id()
+        if order(self.after) >= order(oldest):
+            return ""
+        return f'event: fleet.gap\ndata: {{"after": "{self.after}", "oldest": "{oldest}"}}\n\n'
 
 
 def _frame(event: LoggedEvent) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from fleet.events import Event
-from fleet.store.base import EVENTS, Scripts
+from fleet.store.base import EVENTS, Scripts, events_key
 
 _LEASE = "fleet:relay:lease"
 _CURSOR = "fleet:relay:cursor"
@@ -30,27 +30,39 @@ def flatten(events: Sequence[Event]) -> list[str]:
     return [text for event in events for text in (event.subject, event.payload())]
 
 
+def _key(deliberation_id: str | None) -> str:
+    return events_key(deliberation_id) if deliberation_id else EVENTS
+
+
 class EventLog:
     """Reads the log, and keeps the relay's cursor and lease. The scripts that change the state append to it."""
 
     def __init__(self, client: "redis.Redis", scripts: Scripts):
         self._client, self._scripts = client, scripts
 
-    def read(self, after: str = "0", count: int = 100, block_ms: int | None = None) -> list[LoggedEvent]:
+    def read(
+        self, after: str = "0", count: int = 100, block_ms: int | None = None, deliberation_id: str | None = None
+    ) -> list[LoggedEvent]:
         """Up to `count` events after the id `after` ("0" the beginning, "$" only what is yet to come).
 
-        With `block_ms`, waits that long for the first one (at most 9,000: the socket's own time is 10 s).
+        With `block_ms`, waits that long for the first one (at most 9,000: the socket's own time is 10 s). With a
+        `deliberation_id` only its events, which have the same ids there and are kept for as long as it is.
         """
-        answer: Any = self._client.xread({EVENTS: after}, count=count, block=block_ms)
+        answer: Any = self._client.xread({_key(deliberation_id): after}, count=count, block=block_ms)
         entries = next(iter(answer.values()), []) if isinstance(answer, dict) else (answer[0][1] if answer else [])
         if entries and isinstance(entries[0], list):
             entries = [entry for batch in entries for entry in batch]
         return [LoggedEvent(id=id, **fields) for id, fields in entries]
 
-    def newest_id(self) -> str:
+    def newest_id(self, deliberation_id: str | None = None) -> str:
         """The id of the newest event, "0" if there is none."""
-        newest: Any = self._client.xrevrange(EVENTS, count=1)
+        newest: Any = self._client.xrevrange(_key(deliberation_id), count=1)
         return str(newest[0][0]) if newest else "0"
+
+    def oldest_id(self) -> str:
+        """The id of the oldest event that was not trimmed yet, "0" if there is none."""
+        oldest: Any = self._client.xrange(EVENTS, count=1)
+        return str(oldest[0][0]) if oldest else "0"
 
     def instance(self) -> str:
         """A random name of this log, made once: event ids are unique only together with it."""

@@ -41,6 +41,7 @@ class NullGraph:
 
     def __init__(self) -> None:
         self.deliberations: dict[str, Deliberation] = {}
+        self.decisions: dict[str, Decision] = {}
         self.plans: dict[str, PlanRecord] = {}
 
     def ping(self) -> None:
@@ -50,6 +51,10 @@ class NullGraph:
     def deliberation(self, id: str) -> Deliberation | None:
         self.ping()
         return self.deliberations.get(id)
+
+    def decision(self, id: str) -> Decision | None:
+        self.ping()
+        return self.decisions.get(id)
 
     def plan(self, id: str) -> PlanRecord | None:
         self.ping()

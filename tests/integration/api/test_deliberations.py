@@ -208,3 +208,68 @@ def test_entries_behind_a_forgotten_one_are_still_found(client: FlaskClient, sto
     assert first.end is not None
     store.client.zrem("fleet:deliberations", first.end.id)
     assert len(listing.deliberations(10, first.end).items) == 4
+
+
+def test_a_cancelled_deliberation_says_so_and_cannot_be_cancelled_again(client: FlaskClient, store: Store) -> None:
+    id = submitted(client)["deliberation_id"]
+    answer = client.post(f"/v1/deliberations/{id}/cancel")
+    assert (answer.status_code, answer.json["status"]) == (202, "CANCELLED")
+    assert answer.json["reason"] == "cancelled in propose:0 with 0 of 3 proposals"
+    again = client.post(f"/v1/deliberations/{id}/cancel")
+    assert again.status_code == 409
+    assert again.json["type"] == "/docs#problem-wrong-state"
+    assert again.json["detail"] == f"deliberation {id} is CANCELLED"
+    cancelled = [event for event in store.events.read() if event.subject == "orchestration.deliberation.cancelled"]
+    assert len(cancelled) == 1
+
+
+def test_a_decided_deliberation_cannot_be_cancelled_while_it_waits_for_the_graph(
+    client: FlaskClient, store: Store
+) -> None:
+    id = submitted(client)["deliberation_id"]
+    store.client.hset(f"fleet:deliberation:{id}", "step", "record")
+    answer = client.post(f"/v1/deliberations/{id}/cancel")
+    assert (answer.status_code, answer.json["detail"]) == (409, f"deliberation {id} is decided already")
+
+
+def test_a_final_deliberation_is_replayed_as_a_new_one(
+    client: FlaskClient, store: Store, finish: Callable[[str], Decision]
+) -> None:
+    old = submitted(client, plan_id="plan-1", story_id="story-1", task_id="task-1")["deliberation_id"]
+    assert client.post(f"/v1/deliberations/{old}/replay").status_code == 409
+    finish(old)
+    answer = client.post(f"/v1/deliberations/{old}/replay")
+    assert answer.status_code == 202
+    assert (answer.json["replay_of"], answer.json["task_id"], answer.json["status"]) == (old, "task-1", "PENDING")
+    assert answer.json["deliberation_id"] != old
+    assert client.get(answer.headers["Location"]).json == answer.json
+    assert store.client.llen("agents") == 6
+
+
+def test_a_replay_is_repeated_by_no_key_and_once_by_the_same_key(
+    client: FlaskClient, finish: Callable[[str], Decision]
+) -> None:
+    old = submitted(client)["deliberation_id"]
+    finish(old)
+
+    def replay(**headers: str) -> str:
+        id: str = client.post(f"/v1/deliberations/{old}/replay", headers=headers).json["deliberation_id"]
+        return id
+
+    assert replay() != replay()
+    assert replay(**{"Idempotency-Key": "once"}) == replay(**{"Idempotency-Key": "once"})
+
+
+def test_a_deliberation_that_only_the_graph_has_is_replayed_from_there(
+    client: FlaskClient, services: Services, store: Store, finish: Callable[[str], Decision]
+) -> None:
+    old = submitted(client)["deliberation_id"]
+    services.graph.decisions[old] = finish(old)
+    services.graph.deliberations[old] = deliberation_of(services.graph.decisions[old])
+    store.client.delete(f"fleet:deliberation:{old}")
+    assert client.post(f"/v1/deliberations/{old}/replay").json["replay_of"] == old
+
+
+@pytest.mark.parametrize("verb", ["cancel", "replay"])
+def test_an_unknown_deliberation_cannot_be_cancelled_or_replayed(client: FlaskClient, verb: str) -> None:
+    assert client.post(f"/v1/deliberations/nobody/{verb}").status_code == 404

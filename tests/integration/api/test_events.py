@@ -140,3 +140,20 @@ def test_a_feed_without_events_sends_heartbeats(store: Store) -> None:
     beats = iter([False, False, True])
     feed = Feed(store.events, "0", stopping=lambda: next(beats), heartbeat_s=0.001, block_ms=5)
     assert list(feed.lines()) == ["retry: 1000\n\n", ": heartbeat\n\n", ": heartbeat\n\n"]
+
+
+def test_who_comes_back_after_the_log_was_trimmed_hears_of_the_gap(client: FlaskClient, store: Store) -> None:
+    plan(client, "plan-1")
+    logged = [event.id for event in store.events.read()]
+    store.client.xtrim("fleet:events", minid=logged[3], approximate=False)
+    found = read(client, **{"Last-Event-ID": logged[0]})
+    assert found[0] == {"event": "fleet.gap", "data": f'{{"after": "{logged[0]}", "oldest": "{logged[3]}"}}'}
+    assert [one["id"] for one in found[1:]] == logged[3:]
+    assert [one["id"] for one in read(client, **{"Last-Event-ID": logged[3]})] == logged[4:]
+    assert [one["id"] for one in read(client)] == logged[3:]
+
+
+def test_a_deliberations_stream_outlives_the_trimming_of_the_log(client: FlaskClient, store: Store) -> None:
+    first, _ = plan(client, "plan-1")
+    store.client.xtrim("fleet:events", maxlen=0, approximate=False)
+    assert len(read(client, f"/v1/deliberations/{first}/events")) == 3

@@ -291,3 +291,79 @@ def test_a_deliberation_of_a_plan_cannot_be_asked_for_as_another(store: Store) -
     store.submissions.add_plan(stored(plan()), [task()])
     with pytest.raises(Conflict):
         store.submissions.add_deliberation(task(), "digest")
+
+
+def cancel(store: Store, step: str = PROPOSE) -> bool:
+    cancelled = decision().model_copy(update={"status": Status.CANCELLED, "winner_id": None, "reason": "cancelled"})
+    return store.deliberations.cancel(cancelled, step, DeliberationFinished(status="CANCELLED", **about()))
+
+
+def test_a_cancelled_deliberation_takes_no_answers_and_starts_no_parts(store: Store) -> None:
+    accepted(store)
+    start(store)
+    assert cancel(store)
+    assert not record(store, AGENTS[0])
+    assert start(store, AGENTS[1]) == "unwanted"
+    assert store.deliberations.seal_step("d1", PROPOSE) is None
+    assert subjects(store)[-1] == "orchestration.deliberation.cancelled"
+
+
+def test_of_many_cancellations_one_counts_and_says_so(store: Store) -> None:
+    accepted(store)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: cancel(store), range(16)))
+    assert done.count(True) == 1
+    assert subjects(store).count("orchestration.deliberation.cancelled") == 1
+
+
+def test_what_is_decided_or_has_moved_on_cannot_be_cancelled(store: Store) -> None:
+    accepted(store)
+    assert not cancel(store, "review:1")
+    decide(store)
+    assert not cancel(store, RECORD)
+    assert finish(store)
+    assert not cancel(store, RECORD)
+    assert store.deliberations.get("d1").status is Status.COMPLETED  # type: ignore[union-attr]
+
+
+def test_a_cancelled_deliberation_is_due_until_the_graph_has_it_and_then_forgotten_in_time(
+    store: Store, valkey_server: ValkeyServer
+) -> None:
+    accepted(store)
+    cancel(store)
+    own = [f"fleet:deliberation:d1{ending}" for ending in ("", ":events")]
+    client = valkey_server.client()
+    assert client.zscore("fleet:due", "d1")
+    assert [client.ttl(key) for key in own] == [-1, -1]
+    cancelled = store.deliberations.decision("d1")
+    assert cancelled is not None
+    logged = subjects(store)
+    assert store.deliberations.finish(cancelled, [DeliberationFinished(status="CANCELLED", **about())])
+    assert not store.deliberations.finish(cancelled, [])
+    assert subjects(store) == logged
+    assert client.zscore("fleet:due", "d1") is None
+    assert all(client.ttl(key) > 0 for key in own)
+
+
+def test_running_parts_are_unwanted_once_their_step_is_sealed_or_cancelled(store: Store) -> None:
+    accepted(store)
+    start(store)
+    part = Part("d1", PROPOSE, AGENTS[0])
+    assert store.deliberations.unwanted([part]) == set()
+    store.deliberations.seal_step("d1", PROPOSE)
+    assert store.deliberations.unwanted([part, Part("gone", PROPOSE, AGENTS[0])]) == {
+        part,
+        Part("gone", PROPOSE, AGENTS[0]),
+    }
+
+
+def test_a_deliberation_has_its_events_in_the_log_and_by_itself_under_the_same_ids(store: Store) -> None:
+    accepted(store, "d1")
+    accepted(store, "d2")
+    start(store)
+    start(store, id="d2")
+    decide(store)
+    finish(store)
+    logged = [event.id for event in store.events.read("0", 1000) if event.deliberation_id == "d1"]
+    assert len(logged) == 4
+    assert [event.id for event in store.events.read(deliberation_id="d1")] == logged
