@@ -14,7 +14,7 @@ from fleet.deliberation import schemas
 from fleet.engines import EngineConfig
 from fleet.engines.base import Completion, Generation, Message
 from fleet.engines.local import LocalEngine
-from fleet.errors import EngineError, EngineTimeout, ModelUnavailable
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout, ModelUnavailable
 from tests.harness import wait_until
 
 NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}}
@@ -126,6 +126,19 @@ def test_a_timeout_while_the_prompt_is_read_frees_the_slot_too(narrow: LocalEngi
         narrow.generate(ask(ENDLESS, "word " * 3000, timeout_s=0.3))
     assert narrow.generate(ask(FIRST_LABEL, max_tokens=40)).text
     assert narrow.metrics()["prompt_tokens_total"] < 3000, "the prompt was read to its end"
+
+
+def test_a_cancelled_request_frees_the_slot_for_the_next_one(narrow: LocalEngine) -> None:
+    request, queued = (ask(ENDLESS, max_tokens=4000, timeout_s=600) for _ in range(2))
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(narrow.generate, request)
+        wait_until(lambda: busy(narrow) >= 1, what="the slot is held")
+        waiting = pool.submit(narrow.generate, queued)
+        for cancelled, future in ((queued, waiting), (request, running)):
+            cancelled.cancellation.set()
+            with pytest.raises(EngineCancelled):
+                future.result(60)
+    assert narrow.generate(ask(FIRST_LABEL, max_tokens=40)).text
 
 
 def test_who_finds_no_free_slot_gives_up_at_the_timeout_and_never_takes_one(narrow: LocalEngine) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fleet.engines import EngineConfig
 from fleet.engines.base import Generation, Message
 from fleet.engines.openai import OpenAIEngine
-from fleet.errors import EngineError, EngineTimeout
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -264,6 +264,21 @@ def test_the_timeout_bounds_the_whole_answer_and_the_request_is_given_up(server:
     with pytest.raises(EngineTimeout):
         engine.generate(ask(timeout_s=0.2))
     assert server.client_left.wait(30), "the server still has its client"
+
+
+def test_a_cancelled_request_is_given_up_and_the_engine_goes_on(server: Server, engine: OpenAIEngine) -> None:
+    request = ask(timeout_s=600)
+
+    def hangs(handler: BaseHTTPRequestHandler) -> None:
+        threading.Thread(target=request.cancellation.set).start()
+        server.drip(handler)
+
+    server.answer = hangs
+    with pytest.raises(EngineCancelled):
+        engine.generate(request)
+    assert server.client_left.wait(30), "the server still has its client"
+    server.answer = says(completion('{"n": 1}'))
+    assert engine.generate(ask()).text == '{"n": 1}'
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes(server: Server, engine: OpenAIEngine) -> None:

@@ -12,7 +12,7 @@ from fleet.engines import EngineConfig, create_engine
 from fleet.engines.base import Generation, Message
 from fleet.engines.scripted import BEHAVIOURS, ScriptedEngine
 from fleet.engines.scripted_artifacts import parses
-from fleet.errors import EngineError, EngineTimeout, InvalidRequest
+from fleet.errors import EngineCancelled, EngineError, EngineTimeout, InvalidRequest
 
 PROMPT = """<task>
 Limit the login
@@ -168,6 +168,26 @@ def test_closing_ends_the_wait_of_a_silent_agent() -> None:
     assert [type(error) for error in errors] == [EngineError]
     with pytest.raises(EngineError, match="closed"):
         silent.generate(ask())
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_cancelled_request_ends_the_wait_of_a_silent_agent(early: bool) -> None:
+    request = ask(timeout_s=3600)
+    errors: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            engine("silent").generate(request)
+        except EngineError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait)
+    if early:
+        request.cancellation.set()
+    waiting.start()
+    request.cancellation.set()
+    waiting.join(30)
+    assert [type(error) for error in errors] == [EngineCancelled]
 
 
 def test_the_first_pattern_that_matches_chooses_the_behaviour() -> None:
