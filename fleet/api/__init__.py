@@ -9,6 +9,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from fleet.api import auth, problems
+from fleet.api.cluster import cluster
 from fleet.api.councils import councils
 from fleet.api.deadletters import deadletters
 from fleet.api.deliberations import deliberations
@@ -27,7 +28,7 @@ __all__ = ["create_app"]
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
-SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, deadletters, keys, health, docs)
+SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, cluster, deadletters, keys, health, docs)
 PROBES = ("health.livez", "health.readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -8,11 +8,13 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError
 
+from fleet.dispatch import COUNCIL_QUEUE
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.models import Model
 from fleet.settings import Settings
 from fleet.store.listeners import Listeners
+from fleet.store.workers import Workers
 
 
 class Dependency(Model):
@@ -45,6 +47,7 @@ class Probe:
             url, decode_responses=True, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None
         )
         self._nats_enabled, self._graph = settings.nats_enabled, graph
+        self._queues = (settings.agent_queue, COUNCIL_QUEUE)
         self._lock = threading.Lock()
         self._found: Readiness | None = None
         self._asked_at = 0.0
@@ -57,7 +60,12 @@ class Probe:
             return self._found
 
     def _ask(self) -> Readiness:
-        dependencies = {"valkey": self._valkey(), "neo4j": self._neo4j(), "nats": self._nats()}
+        dependencies = {
+            "valkey": self._valkey(),
+            "neo4j": self._neo4j(),
+            "nats": self._nats(),
+            "workers": self._workers(),
+        }
         ready = all(dependency.state != "down" for dependency in dependencies.values())
         return Readiness(ready=ready, dependencies=dependencies)
 
@@ -85,6 +93,19 @@ class Probe:
         if not listeners:
             return _down("no listener is running")
         return UP if any(one.nats == "connected" for one in listeners) else _down("no listener is connected to it")
+
+    def _workers(self) -> Dependency:
+        try:
+            workers = Workers(self._client).list()
+        except RedisError:
+            return _down("what the workers say is in valkey, which is down")
+        missing = [queue for queue in self._queues if not any(queue in one.queues for one in workers)]
+        return _down("; ".join(map(_nobody, missing))) if missing else UP
+
+
+def _nobody(queue: str) -> str:
+    app = "workers.gpu" if queue == "gpu" else "fleet"
+    return f"no worker takes jobs from the queue {queue}: start one with `celery -A {app} worker -Q {queue}`"
 
 
 def _down(reason: str) -> Dependency:

@@ -12,6 +12,7 @@ from fleet.store.idempotency import Idempotency
 from fleet.store.keys import Keys
 from fleet.store.listeners import Listeners, ListenerState
 from fleet.store.pages import Pages
+from fleet.store.statistics import Statistics
 from fleet.store.submissions import Submissions
 from fleet.store.workers import Workers
 
@@ -31,8 +32,9 @@ class Store:
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)
         self.workers = Workers(client)
+        self.statistics = Statistics(client)
         self.keys = Keys(client)
-        self.idempotency = Idempotency(client)
+        self.idempotency = Idempotency(client, scripts)
         self.pages = Pages(client, self.submissions, self.dead_letters)
 
     @classmethod

@@ -13,6 +13,7 @@ from fleet.models import Council, Role
 from fleet.settings import Settings
 from fleet.store import Store
 from fleet.store.listeners import ListenerState
+from fleet.store.workers import WorkerState
 
 BODY: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 PRIVATE = [("GET", "/v1/plans"), ("POST", "/v1/plans"), ("GET", "/v1/events"), ("GET", "/nowhere"), ("PUT", "/livez")]
@@ -29,7 +30,7 @@ def test_without_the_key_nothing_is_answered_but_401(app: Flask, method: str, pa
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/docs"])
 def test_probes_and_documentation_need_no_key(app: Flask, path: str) -> None:
-    assert app.test_client().get(path).status_code == 200
+    assert app.test_client().get(path).status_code == (503 if path == "/readyz" else 200)  # there are no workers
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
@@ -151,15 +152,47 @@ def listener(nats: str) -> ListenerState:
     )
 
 
-def test_ready_names_every_dependency(client: FlaskClient) -> None:
+def worker(*queues: str) -> WorkerState:
+    return WorkerState(
+        worker=f"w{len(queues)}@here", host="here", pid=1, pool="solo", slots=1, queues=queues, at_ms=1_000_000_000_000
+    )
+
+
+def test_ready_names_every_dependency(client: FlaskClient, store: Store) -> None:
+    store.workers.report(worker("agents", "council"))
     assert client.get("/readyz").json == {
         "ready": True,
         "dependencies": {
             "valkey": {"state": "up"},
             "neo4j": {"state": "up"},
             "nats": {"state": "disabled", "reason": "FLEET_NATS_ENABLED is off"},
+            "workers": {"state": "up"},
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("workers", "missing"),
+    [
+        ([], ["agents", "council"]),
+        ([("agents",)], ["council"]),
+        ([("council", "checks")], ["agents"]),
+        ([("agents",), ("council", "checks")], []),
+    ],
+)
+def test_ready_says_which_queue_has_no_worker_and_how_to_start_one(
+    client: FlaskClient, store: Store, workers: list[tuple[str, ...]], missing: list[str]
+) -> None:
+    for queues in workers:
+        store.workers.report(worker(*queues))
+    answer = client.get("/readyz")
+    found = answer.json["dependencies"]["workers"]
+    assert (answer.status_code, found["state"]) == ((503, "down") if missing else (200, "up"))
+    reasons = [
+        f"no worker takes jobs from the queue {queue}: start one with `celery -A fleet worker -Q {queue}`"
+        for queue in missing
+    ]
+    assert found.get("reason", "") == "; ".join(reasons)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +210,7 @@ def test_ready_says_what_is_down_and_why(
     app = create_app(settings.model_copy(update={"nats_enabled": True}))
     app.extensions["fleet"].graph = graph
     graph.away = away
+    store.workers.report(worker("agents", "council"))
     for state in states:
         store.listeners.report(listener(state))
     answer = app.test_client().get("/readyz")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from fleet.settings import Settings
 from fleet.store import Store
+from fleet.store.workers import Workers, WorkerState
 from tests.harness import Neo4jServer, ValkeyServer, wait_until
 
 from .conftest import KEY, ROOT, Gunicorn, finish_in
@@ -256,6 +258,11 @@ def test_with_neo4j_the_api_is_ready_and_knows_what_it_never_had(
         FLEET_NEO4J_PASSWORD=password,
         FLEET_NATS_ENABLED="false",
     )
+    with valkey_server.client() as client:
+        queues = ("agents", "council")
+        Workers(client).report(
+            WorkerState(worker="w", host="h", pid=1, pool="solo", slots=1, queues=queues, at_ms=int(time.time() * 1000))
+        )
     answer = server.call("GET", "/readyz")
     assert (answer.status, answer.json["dependencies"]["neo4j"]) == (200, {"state": "up"})
     assert server.call("GET", f"/v1/deliberations/{tmp_path.name}").status == 404
