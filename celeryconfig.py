@@ -1,9 +1,9 @@
 """Celery's settings for Fleet: each line with its unit and its reason."""
 
-from fleet.settings import get_settings
+from fleet.settings import settings_or_exit
 from fleet.valkey.transport import BROKER_TRANSPORT_OPTIONS
 
-_valkey_url = get_settings().valkey_url.get_secret_value()
+_valkey_url = settings_or_exit().valkey_url.get_secret_value()
 
 broker_url = _valkey_url
 broker_transport_options = BROKER_TRANSPORT_OPTIONS

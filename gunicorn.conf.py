@@ -4,9 +4,10 @@ import os
 from typing import Any
 
 from fleet.api import server
+from fleet.settings import settings_or_exit
 
 server.install()
-_settings = server.settings_or_exit()
+_settings = settings_or_exit(server.PROGRAM)
 
 bind = _settings.api_bind
 worker_class = "gthread"  # a stream or a long wait takes a thread, three quarters of them at most

@@ -1,14 +1,73 @@
-"""Every setting of Fleet, read from `FLEET_…` variables; the original's names are accepted as aliases."""
+"""Every setting of Fleet: from its `FLEET_…` variable, else from the YAML file that FLEET_CONFIG names, else a default.
 
-from collections.abc import Callable
+The original's variables are aliases. `get_settings` is what a process uses: it refuses what is misspelt, said twice or
+contradictory, before anything connects.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+from yaml import MarkedYAMLError, YAMLError
+
+from fleet.errors import FleetError
 
 T = TypeVar("T")
+
+CONFIG = "FLEET_CONFIG"
+# Read by the command line alone, which may be on a machine without a fleet.
+OTHER_VARIABLES = (CONFIG, "FLEET_URL")
+ORIGINALS = {
+    "valkey_url": "VALKEY_URL",
+    "nats_url": "NATS_URL",
+    "nats_enabled": "ENABLE_NATS",
+    "neo4j_uri": "NEO4J_URI",
+    "neo4j_user": "NEO4J_USER",
+    "neo4j_password": "NEO4J_PASSWORD",
+    "engine": "AGENT_TYPE",
+    "engine_url": "VLLM_URL",
+    "model": "VLLM_MODEL",
+    "auto_init_councils": "AUTO_INIT_COUNCILS",
+    "agents_per_council": "NUM_AGENTS_PER_COUNCIL",
+    "deliberation_timeout_s": "DELIBERATION_TIMEOUT",
+    "deliberation_retention_s": "DELIBERATION_CLEANUP",
+    "context_cache_ttl_s": "CONTEXT_CACHE_TTL",
+    "log_level": "LOG_LEVEL",
+    "log_format": "LOG_FORMAT",
+}
+Behaviour = Literal["normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent"]
+
+
+class WrongSettings(FleetError):
+    """The process cannot start like this. The message names every setting that is wrong, and no secret."""
+
+
+def variables(name: str) -> tuple[str, ...]:
+    """The environment's variables for a setting, Fleet's own first."""
+    original = ORIGINALS.get(name)
+    return (f"FLEET_{name.upper()}", *([original] if original else []))
 
 
 def _behaviours(value: Any) -> Any:
@@ -26,72 +85,290 @@ def _by_engine(local: T, other: T) -> Callable[[dict[str, Any]], T]:
     return lambda settings: local if settings.get("engine") == "local" else other
 
 
-def _alias(name: str, *originals: str) -> AliasChoices:
-    return AliasChoices(f"FLEET_{name}", *originals, name.lower())
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    """Raises: ValueError, which does not show the URL, for it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None
+    except ValueError:
+        raise ValueError("not a URL: its host or port cannot be read; is its password percent-encoded?") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"not a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if not host:
+        raise ValueError("a URL without a host, or with port 0")
+
+
+def _secret_url(*schemes: str) -> AfterValidator:
+    """Checks a URL that may hold a password, or several with commas between them."""
+
+    def check(value: SecretStr) -> SecretStr:
+        for url in value.get_secret_value().split(","):
+            _check_url(url, schemes)
+        return value
+
+    return AfterValidator(check)
+
+
+def _open_url(*schemes: str) -> AfterValidator:
+    """Checks a URL that is shown, and so must not hold a password."""
+
+    def check(value: str) -> str:
+        _check_url(value, schemes)
+        if "@" in urlsplit(value).netloc:
+            raise ValueError("a user or a password does not belong into this URL: there are settings for them")
+        return value
+
+    return AfterValidator(check)
+
+
+def _bind(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("not host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+_NEO4J = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 
 
 class Settings(BaseSettings):
     """One flat tree. Times are in seconds, sizes in the unit that the name ends in."""
 
-    model_config = SettingsConfigDict(env_prefix="FLEET_", extra="forbid", frozen=True, validate_default=True)
-
-    valkey_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), validation_alias=_alias("VALKEY_URL", "VALKEY_URL")
+    model_config = SettingsConfigDict(
+        case_sensitive=True,
+        env_prefix="FLEET_",  # else a variable `dir` would be read, by the setting's name
+        validate_by_name=True,
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables(name))),
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
     )
-    nats_url: SecretStr = Field(SecretStr("nats://127.0.0.1:4222"), validation_alias=_alias("NATS_URL", "NATS_URL"))
-    nats_enabled: bool = Field(True, validation_alias=_alias("NATS_ENABLED", "ENABLE_NATS"))
-    neo4j_uri: str = Field("bolt://127.0.0.1:7687", validation_alias=_alias("NEO4J_URI", "NEO4J_URI"))
-    neo4j_user: str = Field("neo4j", validation_alias=_alias("NEO4J_USER", "NEO4J_USER"))
-    neo4j_password: SecretStr = Field(SecretStr(""), validation_alias=_alias("NEO4J_PASSWORD", "NEO4J_PASSWORD"))
 
-    engine: Literal["scripted", "local", "openai"] = Field("openai", validation_alias=_alias("ENGINE", "AGENT_TYPE"))
-    engine_url: str = Field("http://127.0.0.1:8000/v1", validation_alias=_alias("ENGINE_URL", "VLLM_URL"))
-    engine_key: SecretStr = SecretStr("")
-    model: str | None = Field(None, validation_alias=_alias("MODEL", "VLLM_MODEL"))
-    engine_slots: int = Field(6, ge=1, le=256, description="Requests the local engine serves at once")
-    engine_context_tokens: int = Field(6144, ge=512, description="Prompt and answer of one request, in tokens")
-    scripted_behaviours: Annotated[dict[str, str], NoDecode, BeforeValidator(_behaviours)] = Field(default_factory=dict)
-    scripted_latency_s: float = Field(0.0, ge=0)
-    cache_dir: Path | None = Field(None, description="Model files are kept here; ~/.cache/fleet unless set")
+    valkey_url: Annotated[SecretStr, _secret_url("redis", "rediss")] = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="ValKey, with its database and, if it asks for one, its password: redis:// or rediss://",
+    )
+    nats_url: Annotated[SecretStr, _secret_url("nats", "tls")] = Field(
+        SecretStr("nats://127.0.0.1:4222"), description="NATS, or several of one cluster with commas between them"
+    )
+    nats_enabled: bool = Field(True, description="Whether plans come and events go by NATS; if not, no listener is run")
+    neo4j_uri: Annotated[str, _open_url(*_NEO4J)] = Field(
+        "bolt://127.0.0.1:7687", description="Neo4j: bolt:// or neo4j://, each also with +s or +ssc"
+    )
+    neo4j_user: str = Field("neo4j", min_length=1, description="User of Neo4j")
+    neo4j_password: SecretStr = Field(SecretStr(""), description="Password of Neo4j's user")
+
+    engine: Literal["scripted", "local", "openai"] = Field(
+        "openai",
+        description="What agents think with: openai is any compatible server, local a small model in the worker, "
+        "scripted no model at all",
+    )
+    engine_url: Annotated[str, _open_url("http", "https")] = Field(
+        "http://127.0.0.1:8000/v1", description="Engine openai: the server's URL, which ends in /v1"
+    )
+    engine_key: SecretStr = Field(SecretStr(""), description="Engine openai: the server's key, if it asks for one")
+    model: str | None = Field(
+        None,
+        description="Engine openai: the model's name, unset for the only one that is served; "
+        "local: a name of `fleet models list`, or the path of a GGUF file",
+    )
+    engine_slots: int = Field(6, ge=1, le=256, description="Requests that the local engine serves at once")
+    engine_context_tokens: int = Field(
+        6144, ge=512, description="Engine local: prompt and answer of one request, in tokens"
+    )
+    scripted_behaviours: Annotated[dict[str, Behaviour], NoDecode, BeforeValidator(_behaviours)] = Field(
+        default_factory=dict, description="Engine scripted: who behaves how, as agent-dev-002=silent,*-003=poor"
+    )
+    scripted_latency_s: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Engine scripted: seconds that each answer takes"
+    )
+    cache_dir: Path | None = Field(None, description="Folder that model files are kept in; ~/.cache/fleet unless set")
     request_timeout_s: float = Field(
-        default_factory=_by_engine(240.0, 60.0), gt=0, description="One answer of one agent; local: 240, others: 60"
+        default_factory=_by_engine(240.0, 60.0),
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait for one answer of one agent, in seconds; 240 with engine local, else 60",
     )
     proposal_chars: int = Field(
         default_factory=_by_engine(1200, 6000),
         ge=600,
         le=60_000,
-        description="Largest proposal, all texts together; the schema follows from it; local: 1200, others: 6000",
+        description="Largest proposal, all its texts together, in characters; 1200 with engine local, else 6000",
     )
     shown_chars: int = Field(
         default_factory=_by_engine(1500, 40_000),
         ge=600,
-        description="All proposals shown to one reviewer together, each cut to its share; local: 1500, others: 40000",
+        description="All proposals shown to one reviewer together, each cut to its share, in characters; "
+        "1500 with engine local, else 40000",
     )
 
-    auto_init_councils: bool = Field(True, validation_alias=_alias("AUTO_INIT_COUNCILS", "AUTO_INIT_COUNCILS"))
-    agents_per_council: int = Field(
-        3, ge=1, le=10, validation_alias=_alias("AGENTS_PER_COUNCIL", "NUM_AGENTS_PER_COUNCIL")
-    )
+    auto_init_councils: bool = Field(True, description="Whether a council is made for every role when a worker starts")
+    agents_per_council: int = Field(3, ge=1, le=10, description="Agents of a council that nobody made by hand")
     deliberation_timeout_s: int = Field(
-        300, ge=1, validation_alias=_alias("DELIBERATION_TIMEOUT_S", "DELIBERATION_TIMEOUT")
+        300, ge=1, description="Longest deliberation from its first start on, in seconds, unless it names its own"
     )
     deliberation_retention_s: int = Field(
-        3600, ge=1, validation_alias=_alias("DELIBERATION_RETENTION_S", "DELIBERATION_CLEANUP")
+        3600, ge=1, description="How long a finished deliberation stays in ValKey, in seconds; Neo4j keeps it for ever"
     )
-    queue_ttl_s: int = Field(86_400, ge=1, description="Longest wait in a queue before a deliberation fails")
-    agent_queue: str = Field("agents", description="Queue of the agents' work: agents or gpu")
+    queue_ttl_s: int = Field(
+        86_400, ge=1, description="Longest wait in a queue before a deliberation fails, in seconds"
+    )
+    agent_queue: Literal["agents", "gpu"] = Field(
+        "agents", description="Queue of the agents' work: agents, or gpu for workers with vLLM in them"
+    )
     part_attempts: int = Field(5, ge=1, description="Starts of one agent's part before it counts as failed")
+    context_cache_ttl_s: int = Field(3600, ge=1, description="Longest age of a cached context, in seconds")
 
-    api_key: SecretStr = SecretStr("")
-    api_bind: str = "127.0.0.1:8080"
-    dir: Path = Field(Path(".fleet"), description="Where `fleet up` keeps its data")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=_alias("LOG_LEVEL", "LOG_LEVEL")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="Key that callers of the API send; without one it answers its own machine only"
     )
-    log_format: Literal["console", "json"] = Field("json", validation_alias=_alias("LOG_FORMAT", "LOG_FORMAT"))
+    api_bind: Annotated[str, AfterValidator(_bind)] = Field(
+        "127.0.0.1:8080", description="Address that the API listens on, as host:port"
+    )
+    dir: Path = Field(Path(".fleet"), description="Folder in which `fleet up` keeps its data, logs and fleet.json")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="Least important log events that are written"
+    )
+    log_format: Literal["console", "json"] = Field(
+        "json", description="Log lines for programs (json, one object a line) or for people (console)"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment beats the file. Raises: WrongSettings when the file cannot be read."""
+        return init_settings, env_settings, *_file_sources(settings_cls)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        """Raises: ValueError naming what contradicts what."""
+        faults = [
+            f"{variables(name)[0]} is for the engine scripted, and FLEET_ENGINE is {self.engine}"
+            for name in ("scripted_behaviours", "scripted_latency_s")
+            if self.engine != "scripted" and getattr(self, name)
+        ]
+        if self.shown_chars < self.proposal_chars:
+            room = f"FLEET_SHOWN_CHARS ({self.shown_chars})"
+            faults.append(f"{room} has no room for one proposal of FLEET_PROPOSAL_CHARS ({self.proposal_chars})")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def config_file() -> Path | None:
+    """The file that FLEET_CONFIG names."""
+    named = os.environ.get(CONFIG)
+    return Path(named).expanduser() if named else None
+
+
+def file_settings() -> dict[str, Any]:
+    """What the file says, unchecked; empty without one. Raises: WrongSettings when it cannot be read."""
+    return {str(key): value for source in _file_sources(Settings) for key, value in source.yaml_data.items()}
+
+
+def _file_sources(cls: type[BaseSettings]) -> list[YamlConfigSettingsSource]:
+    path = config_file()
+    if path is None:
+        return []
+    if not path.is_file():  # which pydantic-settings would pass over
+        raise WrongSettings(f"{CONFIG}: there is no file {path}")
+    try:
+        return [YamlConfigSettingsSource(cls, path)]
+    except OSError as error:
+        raise WrongSettings(f"{CONFIG}: {path} cannot be read: {error.strerror}") from None
+    except MarkedYAMLError as error:  # its text may show a secret
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise WrongSettings(f"{CONFIG}: {path}{line}: not YAML") from None
+    except (YAMLError, ValueError, TypeError, AttributeError):
+        raise WrongSettings(f"{CONFIG}: {path} is not a YAML mapping of settings to values") from None
+
+
+def origin(name: str, environment: Mapping[str, str], from_file: Mapping[str, Any]) -> str | None:
+    """The variable that a setting's value comes from, else `CONFIG` if it is in the file, else None: the default."""
+    variable = next((variable for variable in variables(name) if variable in environment), None)
+    return variable or (CONFIG if name in from_file else None)
+
+
+def load(**given: Any) -> Settings:
+    """Reads the settings; what is given here beats the environment.
+
+    Raises: WrongSettings naming everything that is wrong: unknown names and values, double and contradictory ones.
+    """
+    from_file = file_settings()
+    faults = [*_unknown(from_file), *_said_twice()]
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        faults += [text for fault in error.errors() if (text := _describe(fault, from_file))]
+    if faults:
+        raise WrongSettings("; ".join(faults))
+    return settings
+
+
+def _unknown(from_file: Mapping[str, Any]) -> Iterator[str]:
+    known = [variables(name)[0] for name in Settings.model_fields] + list(OTHER_VARIABLES)
+    for variable in sorted(set(os.environ) - set(known)):
+        if variable.startswith("FLEET_"):
+            yield f"{variable}: there is no such setting{_meant(variable, known)}"
+    for key in sorted(set(from_file) - set(Settings.model_fields)):
+        yield f"{key} in {config_file()}: there is no such setting{_meant(key.lower(), list(Settings.model_fields))}"
+
+
+def _meant(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _said_twice() -> Iterator[str]:
+    for name in Settings.model_fields:
+        found = [variable for variable in variables(name) if variable in os.environ]
+        if len({os.environ[variable] for variable in found}) > 1:
+            yield f"{' and '.join(found)} are one setting and have different values"
+
+
+def _describe(fault: Mapping[str, Any], from_file: Mapping[str, Any]) -> str:
+    """One of pydantic's faults by the name that the value was given; "" for what follows from another fault."""
+    if fault["type"] in ("extra_forbidden", "default_factory_not_called"):
+        return ""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    first, *rest = map(str, fault["loc"])
+    name = next((name for name in Settings.model_fields if first in (name, *variables(name))), first)
+    source = origin(name, os.environ, from_file) or variables(name)[0]
+    where = f"{name} in {config_file()}" if source == CONFIG else source
+    return f"{where}: {'.'.join(rest) + ': ' if rest else ''}{message}"
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The process's settings, read once. Tests that change the environment call `get_settings.cache_clear()`."""
-    return Settings()
+    """The process's settings, read once. Tests that change the environment call `get_settings.cache_clear()`.
+
+    Raises: WrongSettings.
+    """
+    return load()
+
+
+def settings_or_exit(program: str = "fleet") -> Settings:
+    """The process's settings; when they are wrong, one line on stderr and exit code 2."""
+    try:
+        return get_settings()
+    except WrongSettings as error:
+        refuse(program, f"wrong settings: {error}")
+
+
+def refuse(program: str, reason: str) -> NoReturn:
+    """Ends the process before it does anything: one line on stderr, exit code 2."""
+    print(f"{program}: {reason}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from fleet.settings import get_settings
+from fleet.settings import settings_or_exit
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -17,7 +17,7 @@ _SHARED: list[structlog.typing.Processor] = [
 
 def configure() -> None:
     """Sends structlog and the standard library's records through one formatter. Safe to call again."""
-    settings = get_settings()
+    settings = settings_or_exit()
     final: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if settings.log_format == "console"

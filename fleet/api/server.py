@@ -3,35 +3,20 @@
 import http
 import json
 import socket
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import gunicorn.util
 from flask import Flask, Response
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import ParseException
-from pydantic import ValidationError
 
 from fleet import telemetry
 from fleet.api import problems
 from fleet.api.auth import is_local
 from fleet.api.problems import MEDIA_TYPE
-from fleet.settings import Settings, get_settings
+from fleet.settings import refuse
 
-
-def settings_or_exit() -> Settings:
-    """The settings; one line and exit code 2 when they are wrong."""
-    try:
-        return get_settings()
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
-        refuse(f"wrong settings: {'; '.join(faults)}")
-
-
-def refuse(reason: str) -> NoReturn:
-    """Ends the process before it serves anything."""
-    print(f"fleet api: {reason}", file=sys.stderr, flush=True)
-    sys.exit(2)
+PROGRAM = "fleet api"
 
 
 def check_exposure(addresses: list[Any], key: str) -> None:
@@ -42,7 +27,8 @@ def check_exposure(addresses: list[Any], key: str) -> None:
     for address in addresses:
         if not key and not _is_local(address):
             host, port = address[:2]
-            refuse(f"refuses to listen on {host or '*'}:{port} without a key: set FLEET_API_KEY, or bind to 127.0.0.1")
+            reason = f"refuses to listen on {host or '*'}:{port} without a key: set FLEET_API_KEY, or bind to 127.0.0.1"
+            refuse(PROGRAM, reason)
 
 
 def _is_local(address: Any) -> bool:

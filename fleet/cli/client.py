@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 
 import click
 import httpx2
-from pydantic import ValidationError
 
-from fleet.settings import Settings, get_settings
+from fleet.settings import Settings, WrongSettings, get_settings
 
 FAILED, BAD_USAGE, UNREACHABLE = 1, 2, 3
 
@@ -41,9 +40,8 @@ def settings() -> Settings:
     """The settings; ends the command with exit code 2 when one is wrong."""
     try:
         return get_settings()
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
-        fail(f"wrong settings: {'; '.join(faults)}", BAD_USAGE)
+    except WrongSettings as error:
+        fail(f"wrong settings: {error}", BAD_USAGE)
 
 
 def find() -> Address:
