@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from flask import Response
 from pydantic import Field
 
-from fleet.api.idempotent import HEADER, claimed
+from fleet.api.idempotent import seed
 from fleet.api.paging import PageQuery, encode
 from fleet.api.peer import gone
-from fleet.api.reading import idempotency_key
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import Services, services
@@ -55,7 +54,6 @@ class WaitQuery(Model):
         description="With a `plan_id`, the same story, plan, role and task are the same deliberation; without one, the "
         "same Idempotency-Key is.",
         body=DeliberationRequest,
-        headers=(HEADER,),
         answers={
             202: Answer("Accepted: stored, and with the workers", Deliberation, location=True),
             200: Answer("The same deliberation was accepted before", Deliberation, location=True),
@@ -64,8 +62,7 @@ class WaitQuery(Model):
     ),
 )
 def submit_deliberation(body: DeliberationRequest) -> Response:
-    with claimed(body.digest()) as key:
-        id, created = services().dispatcher.submit_deliberation(body, key)
+    id, created = services().dispatcher.submit_deliberation(body, seed())
     found = find(services(), id)
     return reply(found, 202 if created else 200, location=f"/v1/deliberations/{found.deliberation_id}")
 
@@ -135,7 +132,7 @@ def replay_deliberation(deliberation_id: str) -> Response:
     found = find(services(), deliberation_id)
     if not found.status.final:
         raise WrongState("deliberation", deliberation_id, found.status)
-    again = find(services(), services().dispatcher.replay(_task(services(), deliberation_id), idempotency_key()))
+    again = find(services(), services().dispatcher.replay(_task(services(), deliberation_id), seed()))
     return reply(again, 202, location=f"/v1/deliberations/{again.deliberation_id}")
 
 

@@ -44,6 +44,7 @@ class ApiKeyList(Model):
         summary="Make a key",
         description="Only a hash of it is stored.",
         scope=Scope.ADMIN,
+        secret=True,
         body=ApiKeyRequest,
         answers={201: Answer("The key, this once", NewApiKey)},
     ),

@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 import fleet
-from fleet.api.problems import BUSY, KEY_REUSED, KINDS, MEDIA_TYPE, Problem
-from fleet.api.section import Answer, Operation, Section
+from fleet.api.problems import ANSWERED_ONCE, BUSY, KEY_REUSED, KINDS, MEDIA_TYPE, Problem
+from fleet.api.section import IDEMPOTENT, Answer, Operation, Section
 from fleet.models import Model
 
 Document = dict[str, Any]
@@ -110,8 +110,9 @@ def _not_null(schema: Document) -> Document:
 
 def _responses(rule: Rule, operation: Operation) -> Document:
     responses = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    rare = {BUSY} | (set() if IDEMPOTENT in operation.headers else {KEY_REUSED})
+    rare |= set() if operation.secret else {ANSWERED_ONCE}
     for status in sorted(_problems(rule, operation)):
-        rare = {BUSY} if operation.body else {BUSY, KEY_REUSED}
         titles = [kind.title for kind in KINDS if kind.status == status and kind not in rare]
         responses.setdefault(str(status), _problem(" · ".join(titles)))
     responses["default"] = {"$ref": "#/components/responses/Problem"}
@@ -125,6 +126,7 @@ def _problems(rule: Rule, operation: Operation) -> set[int]:
     found = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY, *operation.problems}
     found |= {HTTPStatus.SERVICE_UNAVAILABLE}
     found |= {HTTPStatus.NOT_FOUND} if rule.arguments else set()
+    found |= {HTTPStatus.CONFLICT} if operation.secret else set()
     if operation.body:
         found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
     return {int(status) for status in found}

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from flask import Response
 from pydantic import Field
 
-from fleet.api.idempotent import HEADER, claimed
 from fleet.api.paging import PageQuery, encode
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
@@ -51,7 +50,6 @@ class PlanPage(Model):
         description="One deliberation per subtask that names a role, else one per role, else one per council. The same "
         "plan again changes nothing; `timestamp` and `approved_by` do not count as content.",
         body=PlanRequest,
-        headers=(HEADER,),
         answers={
             202: Answer("Accepted: stored, and its deliberations are with the workers", PlanReceipt, location=True),
             200: Answer("The same plan was accepted before", PlanReceipt, location=True),
@@ -60,8 +58,7 @@ class PlanPage(Model):
     ),
 )
 def submit_plan(body: PlanRequest) -> Response:
-    with claimed(body.digest()):
-        stored, created = services().dispatcher.submit_plan(body)
+    stored, created = services().dispatcher.submit_plan(body)
     return reply(stored.receipt, 202 if created else 200, location=f"/v1/plans/{body.plan_id}")
 
 

@@ -91,6 +91,13 @@ KEY_REUSED = Kind(
     "Idempotency-Key used before",
     "Within 24 hours a key stands for one request. Send the same body again, or use another key.",
 )
+ANSWERED_ONCE = Kind(
+    "answered-once",
+    HTTPStatus.CONFLICT,
+    "Answered before",
+    "It was done, and its answer held a secret that is told once. If that answer was lost, revoke what was made, and "
+    "make another with another Idempotency-Key.",
+)
 INTERNAL = Kind(
     "internal",
     HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -121,6 +128,7 @@ KINDS = (
     UNSUPPORTED,
     INVALID,
     KEY_REUSED,
+    ANSWERED_ONCE,
     INTERNAL,
     BUSY,
     UNAVAILABLE,

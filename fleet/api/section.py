@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
-from fleet.api.reading import read_body, read_query
+from fleet.api.idempotent import answered_once
+from fleet.api.reading import IDEMPOTENCY_KEY, read_body, read_query
 from fleet.models import Model
 from fleet.store.keys import Scope
 
@@ -40,11 +41,20 @@ class Answer:
     location: bool = False
 
 
+IDEMPOTENT = Header(
+    IDEMPOTENCY_KEY,
+    "Within 24 hours, the same key with the same body gets the same answer, and nothing is done twice; with another "
+    "body it is refused (422). A request that is refused frees its key",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What a route is for. `query` None takes any parameters; `problems` are those beyond what the rest implies.
 
     Without a `scope`, reading needs `read`, a POST `submit`, and anything else `admin`; `public` needs no key at all.
+    An answer with a `secret` is not kept: asked for again with its Idempotency-Key, it is refused (409).
     """
 
     summary: str
@@ -56,6 +66,7 @@ class Operation:
     problems: tuple[int, ...] = ()
     public: bool = False
     scope: Scope | None = None
+    secret: bool = False
 
 
 class Section(Blueprint):
@@ -67,9 +78,13 @@ class Section(Blueprint):
         self.operations: dict[str, Operation] = {}
 
     def operation(self, method: str, path: str, operation: Operation) -> Callable[[V], V]:
-        """Registers a view, which gets the path's ids, and `query` and `body` where the operation has them."""
+        """Registers a view, which gets the path's ids, and `query` and `body` where the operation has them.
 
-        operation = replace(operation, scope=operation.scope or _SCOPES.get(method, Scope.ADMIN))
+        Every POST takes an Idempotency-Key.
+        """
+        headers = (*operation.headers, IDEMPOTENT) if method == "POST" else operation.headers
+        scope = operation.scope or _SCOPES.get(method, Scope.ADMIN)
+        operation = replace(operation, scope=scope, headers=headers)
 
         def register(view: V) -> V:
             name = view.__name__
@@ -97,6 +112,8 @@ def _reader(view: Callable[..., ResponseReturnValue], operation: Operation) -> C
             arguments["query"] = read_query(operation.query)
         if operation.body:
             arguments["body"] = read_body(operation.body)
+        if IDEMPOTENT in operation.headers:
+            return answered_once(partial(view, **arguments), arguments.get("body"), secret=operation.secret)
         return view(**arguments)
 
     return call
