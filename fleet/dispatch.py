@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from celery import Celery, Signature, chord
+from celery import Celery, Signature
 
 from fleet.celery import app as celery_app
 from fleet.deliberation.steps import participants
@@ -35,12 +35,14 @@ from fleet.models import (
 )
 from fleet.settings import Settings
 from fleet.store import RECORD, Part, Store
+from fleet.valkey.publishing import publish_together
 
 ANSWER = "fleet.agent.answer"
 CLOSE_STEP = "fleet.council.close_step"
 ADVANCE = "fleet.council.advance"
 COUNCIL_QUEUE = "council"
 FIRST_STEP = "propose:0"
+_ABOUT = {"role", "task_id", "story_id", "plan_id"}
 
 
 class Dispatcher:
@@ -116,8 +118,8 @@ class Dispatcher:
         id, queue = task.deliberation_id, self._settings.agent_queue
         events = [_dispatched(task, agent) for agent in agents] if step == FIRST_STEP else []
         if self._store.deliberations.open_step(id, step, agents, queue, events):
-            header = [self._part(task, step, agent) for agent in agents]
-            chord(header, app=self._app, task_id=_group_id(id, step))(self._close(id, step))
+            self._app.backend.open_chord(_group_id(id, step), self._close(id, step), len(agents))
+            self._publish(task, step, list(enumerate(agents)))
         self._store.deliberations.settle(id)
 
     def publish_again(self, part: Part) -> None:
@@ -129,11 +131,7 @@ class Dispatcher:
             return
         task = store.task(part.deliberation_id)
         agents = participants(task, part.step, store.answers(part.deliberation_id))
-        self._part(task, part.step, part.agent_id).apply_async(
-            group_id=_group_id(part.deliberation_id, part.step),
-            group_index=agents.index(part.agent_id),
-            chord=self._close(part.deliberation_id, part.step),
-        )
+        self._publish(task, part.step, [(agents.index(part.agent_id), part.agent_id)])
 
     def advance(self, id: str) -> None:
         """Does whatever a deliberation waits for, short of what takes time; the watchdog calls it for what is due."""
@@ -222,15 +220,30 @@ class Dispatcher:
             decided_at_ms=store.now_ms(),
         )
 
-    def _part(self, task: Task, step: str, agent: str) -> Signature:
-        part = Part(task.deliberation_id, step, agent)
-        signature: Signature = self._app.signature(
-            ANSWER,
-            args=(task.deliberation_id, step, agent),
-            kwargs={"about": task.model_dump(mode="json", include={"role", "task_id", "story_id", "plan_id"})},
-            options={"task_id": part.id, "queue": self._settings.agent_queue},
-        )
-        return signature
+    def _publish(self, task: Task, step: str, agents: Sequence[tuple[int, str]]) -> None:
+        """Publishes parts of a step's chord, each by its place in the header and its agent."""
+        id = task.deliberation_id
+        close, about = self._close(id, step), task.model_dump(mode="json", include=_ABOUT)
+
+        def publish(producer: Any) -> None:
+            for index, agent in agents:
+                self._app.send_task(
+                    ANSWER,
+                    args=(id, step, agent),
+                    kwargs={"about": about},
+                    argsrepr=f"{id}, {step}, {agent}",
+                    kwargsrepr="{}",
+                    task_id=Part(id, step, agent).id,
+                    group_id=_group_id(id, step),
+                    group_index=index,
+                    chord=close,
+                    queue=self._settings.agent_queue,
+                    ignore_result=True,
+                    add_to_parent=False,
+                    producer=producer,
+                )
+
+        publish_together(self._app, publish)
 
     def _close(self, id: str, step: str) -> Signature:
         options: dict[str, Any] = {"task_id": f"{_group_id(id, step)}.close", "queue": COUNCIL_QUEUE}

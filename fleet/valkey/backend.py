@@ -65,6 +65,14 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
 
     # -- what operators and applications call
 
+    def open_chord(self, group_id: str, body: Any, size: int) -> None:
+        """Opens a chord of `size` header tasks that the caller publishes, each with the group's id and its index.
+
+        What `chord(header)(body)` does with the same ids, without making a signature of every task. Opening it again
+        changes nothing.
+        """
+        self._open(group_id, body, {"size": size})
+
     def set_chord_deadline(self, group_id: str, at: float) -> bool:
         """Moves an open chord's deadline to `at`, unix seconds by ValKey's clock; False if it is closed or unknown."""
         return bool(self._call(self._scripts.move, [*self._keys(group_id, ".chord"), self._due], [group_id, at]))
@@ -85,12 +93,13 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
 
     def apply_chord(self, header_result_args: tuple[str, Any], body: Any, **_: Any) -> None:
         group_id, results = header_result_args
+        self._open(group_id, body, {} if isinstance(results, _regen) else self._header_fields(group_id, results))
+
+    def _open(self, group_id: str, body: Any, header: dict[str, Any]) -> None:
         options = bodies.take_options(body)
-        fields = {"entries": len(bodies.entries(body) or ()), **self._packed(body)}
+        fields = {"entries": len(bodies.entries(body) or ()), **self._packed(body), **header}
         if options.partial:
             fields["partial"] = 1
-        if not isinstance(results, _regen):
-            fields |= self._header_fields(group_id, results)
         flat = [item for pair in fields.items() for item in pair]
         deadline = DEFAULT_DEADLINE if options.deadline is None else options.deadline
         self._call(self._scripts.open, [*self._keys(group_id, ".chord"), self._due], [group_id, deadline, *flat])

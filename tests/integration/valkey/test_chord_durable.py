@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError, TimeoutError
-from redis.exceptions import OutOfMemoryError
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError, OutOfMemoryError
 
 from fleet.valkey.backend import Backend
+from fleet.valkey.publishing import publish_together
 from tests.harness import wait_until
 from tests.integration.valkey.conftest import ChordBench
 
@@ -301,3 +303,40 @@ def test_sweepers_and_workers_survive_a_restart_of_valkey(bench: ChordBench) -> 
     bench.valkey.start()
     assert result.get(timeout=25, follow_parents=False) == [MISSING]
     assert worker.output().count("chord sweeper: ValKey does not answer") == 1
+
+
+def publish_flat(bench: ChordBench, group_id: str) -> Any:
+    """A chord of 1 + 1 and 2 + 1 without a signature of each header task."""
+    body = bench.s("total").set(task_id=f"{group_id}-body", queue="chord-test")
+    bench.app.backend.open_chord(group_id, body, 2)
+
+    def publish(producer: Any) -> None:
+        for index in range(2):
+            place = {"group_id": group_id, "group_index": index, "chord": body}
+            task_id = f"{group_id}-{index}"
+            bench.app.send_task("add", args=(index, 1), task_id=task_id, producer=producer, **place)
+
+    publish_together(bench.app, publish)
+    return bench.app.AsyncResult(f"{group_id}-body")
+
+
+def test_a_chord_may_be_opened_and_its_header_published_apart(bench: ChordBench) -> None:
+    bench.worker()
+    assert publish_flat(bench, "flat").get(timeout=20) == 3
+    publish_flat(bench, "flat")
+    bench.await_state("flat", "DONE")
+
+
+def test_messages_are_published_together_although_the_connection_was_lost_meanwhile(bench: ChordBench) -> None:
+    bench.worker()
+    assert publish_flat(bench, "before").get(timeout=20) == 3
+    bench.valkey.kill()
+    bench.valkey.start()
+    assert publish_flat(bench, "after").get(timeout=30) == 3
+
+
+def test_messages_for_a_broker_that_is_away_are_an_operational_error(bench: ChordBench) -> None:
+    publish_flat(bench, "before")
+    bench.valkey.kill()
+    with pytest.raises((OperationalError, ConnectionError)):
+        publish_together(bench.app, lambda producer: bench.app.send_task("add", args=(1, 2), producer=producer))
