@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 from pydantic import SecretStr
+from rich.markup import escape
+from rich.table import Table
 
 from fleet.cli.client import settings
-from fleet.cli.output import console, json_option, make_table, print_json
+from fleet.cli.output import console, json_option, print_json
 from fleet.masking import HIDDEN, without_password
 from fleet.settings import CONFIG, Settings, config_file, file_settings, origin, variables
 
@@ -31,10 +33,12 @@ def show(as_json: bool) -> None:
     if as_json:
         print_json({"items": items})
         return
-    rows = [[item["name"], _text(item["value"]), item["source"], item["description"]] for item in items]
-    made = make_table("Settings", ["setting", "value", "source", "description"], rows)
-    for column in made.columns[1:]:
-        column.no_wrap = False
+    made = Table()
+    for column in ("setting", "value", "source", "description"):
+        made.add_column(column, overflow="fold", no_wrap=column == "setting")
+    for item in items:
+        cells = (item["name"], _text(item["value"]), item["source"], item["description"])
+        made.add_row(*(escape(cell) for cell in cells))
     console.print(made)
 
 
@@ -67,7 +71,7 @@ def _source(found: str | None) -> str:
     return f"file {config_file()}" if found == CONFIG else f"environment {found}"
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        value = ",".join(f"{key}={behaviour}" for key, behaviour in value.items())
-    return "-" if value in (None, "") else value
+        return ",".join(f"{key}={behaviour}" for key, behaviour in value.items())
+    return "" if value is None else str(value)
