@@ -1,65 +1,135 @@
-"""`fleet deliberation`: look at one, watch one."""
+"""`fleet deliberation`: ask for one, look at one, watch, cancel and repeat it."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from fleet.cli.client import FAILED, Client
-from fleet.cli.output import console, json_option, print_deliberation, print_json
+from fleet.cli.client import Client, at
+from fleet.cli.output import json_option, print_deliberation, print_json, print_page, seconds, status, when
+from fleet.cli.parameters import ID, ROLE, STATUS, limit_option
+from fleet.cli.watch import finish, wait_for
+from fleet.models import MAX_AGENTS, MAX_ROUNDS
 
-FINAL = ("COMPLETED", "PARTIAL", "FAILED", "CANCELLED")
+wait_option = click.option("--wait", is_flag=True, help="Wait for the result, showing what happens.")
 
 
 @click.group()
 def deliberation() -> None:
-    """Deliberations and their decisions."""
+    """Ask a council, watch it, cancel it, read its decision."""
 
 
 @deliberation.command()
-@click.argument("deliberation_id")
+@click.argument("task")
+@click.option("--role", type=ROLE, required=True, help="The council to ask.")
+@click.option("--rounds", type=click.IntRange(0, MAX_ROUNDS), help="Rounds of review; the council's own unless given.")
+@click.option("--agents", type=click.IntRange(1, MAX_AGENTS), help="Agents; as many as the council has unless given.")
+@click.option("--requirement", "requirements", multiple=True, help="What the result has to meet; may be repeated.")
+@click.option("--timeout", type=click.IntRange(1, 86_400), metavar="SECONDS", help="Time for all phases together.")
+@click.option("--story", metavar="ID", type=ID, help="The story that it belongs to.")
+@wait_option
+@json_option
+def run(
+    task: str, role: str, rounds: int | None, agents: int | None, requirements: tuple[str, ...], timeout: int | None,
+    story: str | None, wait: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Ask one council to deliberate on TASK, - reads it from standard input.
+
+    The time for all phases, from the first agent's start, is 300 s unless --timeout or FLEET_DELIBERATION_TIMEOUT_S
+    says otherwise.
+
+    \b
+      fleet deliberation run "Write a function that parses ISO 8601 dates" --role DEV --wait
+      fleet deliberation run "Plan the tests" --role QA --agents 5 --rounds 2 --requirement "covers leap years"
+    """
+    given = {"requirements": list(requirements) or None, "timeout_seconds": timeout}
+    body = {"task_description": sys.stdin.read() if task == "-" else task, "role": role, "rounds": rounds}
+    body |= {"num_agents": agents, "story_id": story, "constraints": _present(given) or None}
+    _follow(Client().post(at("deliberations"), _present(body)), wait=wait, as_json=as_json)
+
+
+@deliberation.command("list")
+@click.option("--status", "state", type=STATUS, help="Only those with this status.")
+@click.option("--role", type=ROLE, help="Only those of this council.")
+@click.option("--plan", metavar="ID", type=ID, help="Only those of this plan.")
+@limit_option
+@json_option
+def list_deliberations(state: str | None, role: str | None, plan: str | None, limit: int, as_json: bool) -> None:
+    """List the deliberations, the newest first: those that run, and those finished within the last hour.
+
+    FLEET_DELIBERATION_RETENTION_S says how long they are listed; `show` finds older ones too.
+    """
+    page = Client().pages(at("deliberations"), limit, status=state, role=role, plan_id=plan)
+    if as_json:
+        print_json(page)
+    else:
+        columns = ["deliberation", "role", "status", "step", "since (UTC)", "took", "winner", "task"]
+        print_page(page, "Deliberations", columns, _row)
+
+
+@deliberation.command()
+@click.argument("deliberation_id", type=ID)
 @json_option
 def show(deliberation_id: str, as_json: bool) -> None:
     """Show a deliberation: the ranked proposals, the winner and why, what failed."""
-    found = Client().get(f"/v1/deliberations/{deliberation_id}")
+    found = Client().get(at("deliberations", deliberation_id))
     print_json(found) if as_json else print_deliberation(found)
 
 
 @deliberation.command()
-@click.argument("deliberation_id")
+@click.argument("deliberation_id", type=ID)
 @json_option
 def watch(deliberation_id: str, as_json: bool) -> None:
-    """Show what happens in a deliberation as it happens, then its result; exit code 1 if it failed."""
-    found = wait_for(Client(), deliberation_id, quiet=as_json)
-    print_json(found) if as_json else print_deliberation(found)
-    if found["status"] in ("FAILED", "CANCELLED"):
-        sys.exit(FAILED)
+    """Show what happens in a deliberation as it happens, then its result; exit code 1 if it failed.
+
+    Ctrl-C leaves the deliberation to go on; the exit code is then 130.
+    """
+    _wait(Client(), deliberation_id, as_json=as_json)
 
 
-def wait_for(client: Client, id: str, *, quiet: bool) -> dict[str, Any]:
-    """Waits until the deliberation is final, and prints its events meanwhile unless `quiet`."""
-    path = f"/v1/deliberations/{id}"
-    found: dict[str, Any] = client.get(path)
-    if not quiet and found["status"] not in FINAL:
-        for subject, payload in client.events(f"{path}/events"):
-            console.print(event_line(subject, payload), markup=False, soft_wrap=True)
-            if subject.startswith("orchestration.deliberation.") and payload["status"] in FINAL:
-                break
-    while found["status"] not in FINAL:
-        found = client.get(path, wait=30)
-    return found
+@deliberation.command()
+@click.argument("deliberation_id", type=ID)
+@json_option
+def cancel(deliberation_id: str, as_json: bool) -> None:
+    """Cancel a deliberation: what is queued never runs, what runs is told to stop, late answers do not count."""
+    found = Client().post(at("deliberations", deliberation_id, "cancel"))
+    print_json(found) if as_json else click.echo(f"{found['deliberation_id']} is {found['status']}")
 
 
-def event_line(subject: str, payload: dict[str, Any]) -> str:
-    """One event as one line: when, who, what."""
-    seconds = payload.get("duration_ms", 0) / 1000
-    details = {
-        "orchestration.task.dispatched": "is asked for a proposal",
-        "orchestration.deliberation.started": "deliberation starts",
-        "orchestration.deliberation.stepped": f"{payload.get('step')} begins",
-        "orchestration.task.completed": f"{payload.get('step')} answered in {seconds:.1f} s",
-        "orchestration.task.failed": f"{payload.get('step')} failed: {payload.get('error')}",
-        "context.decision.added": f"{payload.get('decision_id')} is in the graph",
-    }
-    detail = details.get(subject) or f"{subject.split('.')[1]} {payload.get('status', '')}"
-    return f"{payload.get('timestamp', '')[11:19]} {payload.get('agent_id') or payload.get('role', ''):<20} {detail}"
+@deliberation.command()
+@click.argument("deliberation_id", type=ID)
+@wait_option
+@json_option
+def replay(deliberation_id: str, wait: bool, as_json: bool) -> None:
+    """Ask for a finished deliberation once more, as a new one with the same task, agents and constraints."""
+    _follow(Client().post(at("deliberations", deliberation_id, "replay")), wait=wait, as_json=as_json)
+
+
+def _follow(accepted: Mapping[str, Any], *, wait: bool, as_json: bool) -> None:
+    """Waits for what was accepted, or says how to."""
+    id = accepted["deliberation_id"]
+    if wait:
+        _wait(Client(), id, as_json=as_json)
+    elif as_json:
+        print_json(accepted)
+    else:
+        click.echo(id)
+        click.echo(f"accepted: `fleet deliberation watch {id}` shows it", err=True)
+
+
+def _wait(client: Client, id: str, *, as_json: bool) -> None:
+    found = wait_for(client, [id], as_json=as_json)
+    if as_json:
+        print_json(found[0])
+    finish(found, as_json=as_json)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _row(found: Mapping[str, Any]) -> list[Any]:
+    since, took = when(found["created_at_ms"]), seconds(found.get("duration_ms"))
+    about = [found["deliberation_id"], found["role"], status(found["status"]), found.get("step")]
+    return [*about, since, took, found.get("winner_id"), found["task_id"]]

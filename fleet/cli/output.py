@@ -1,8 +1,11 @@
 """What people see (rich tables) and what programs read (`--json`: one document on stdout)."""
 
 import json
+import os
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -12,10 +15,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
-LONG = ("agents", "reason")  # columns that are broken into lines before others are
+_WIDE = 160  # columns where there is no terminal to say: wide enough that no id is broken into lines
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+console = Console(highlight=False, width=_WIDTH)
+
+LONG = ("agents", "reason", "task", "proposal", "payload", "remedy", "state", "queues", "scopes", "title", "subject")
 COLOURS = {"COMPLETED": "green", "PARTIAL": "yellow", "FAILED": "red", "CANCELLED": "red", "IN_PROGRESS": "cyan"}
 
 
@@ -28,25 +34,56 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 
-def status(value: str) -> Text:
-    return Text(value, style=COLOURS.get(value, ""))
+def plain(text: Any) -> str:
+    """The text without the control characters that would steer a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table; strings in `rows` are shown as they are, never as markup."""
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns[:-1]:
+def status(value: str | None) -> Text:
+    return Text(plain(value or "-"), style=COLOURS.get(value or "", ""))
+
+
+def when(ms: int | None) -> str:
+    """Unix time in milliseconds as UTC."""
+    return "-" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds(ms: int | None) -> str:
+    return "-" if ms is None else f"{ms / 1000:.1f} s"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table; strings in `rows` are shown as they are, never as markup, and None as a dash."""
+    console.print(make_table(title, columns, rows))
+
+
+def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table; the columns of `LONG` are broken into lines before others are."""
+    made = Table(title=escape(plain(title)), title_justify="left", title_style="bold")
+    for column in columns:
         made.add_column(column, overflow="fold", no_wrap=column not in LONG)
-    made.add_column(columns[-1], overflow="fold")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else escape(str(cell)) for cell in row))
-    console.print(made)
+        made.add_row(*map(_cell, row))
+    return made
 
 
-def print_deliberation(found: dict[str, Any]) -> None:
+def _cell(value: Any) -> Text:
+    return value if isinstance(value, Text) else Text(plain("-" if value is None else value))
+
+
+def print_page(page: Mapping[str, Any], title: str, columns: Sequence[str], row: Callable[[Any], list[Any]]) -> None:
+    """Prints the items of a list as a table, and that there are more where there are."""
+    table(title, columns, [row(item) for item in page["items"]])
+    if page.get("next_cursor"):
+        click.echo("there are more: see them with --limit", err=True)
+
+
+def print_deliberation(found: Mapping[str, Any]) -> None:
     """One deliberation for people: its state, the ranking with checks, the winner and why, what failed."""
     heading = f"{found['role']} · {found['task_id']} · {found['deliberation_id']}"
-    console.print(Text(heading, style="bold"), status(found["status"]))
+    console.print(Text(plain(heading), style="bold"), status(found["status"]))
+    if found.get("replay_of"):
+        console.print(Text(plain(f"  repeats {found['replay_of']}")))
     if found.get("step"):
         console.print(f"  now in {found['step']}, {found['current_count']} of {found['expected_count']} proposals")
     if found.get("results"):
@@ -56,13 +93,13 @@ def print_deliberation(found: dict[str, Any]) -> None:
         print_winner(found)
     for failure in found.get("failures", []):
         reason = f"{failure['failure']['type']}: {failure['failure']['message']}"
-        line = f"  {failure['agent_id']} in {failure['step']} failed: {reason}"
+        line = plain(f"  {failure['agent_id']} in {failure['step']} failed: {reason}")
         console.print(Text(line, style="yellow"), soft_wrap=True)
     if found.get("error_message"):
-        console.print(Text(f"  {found['error_message']}", style="red"))
+        console.print(Text(plain(f"  {found['error_message']}"), style="red"))
 
 
-def print_winner(found: dict[str, Any]) -> None:
+def print_winner(found: Mapping[str, Any]) -> None:
     best = next(one for one in found["results"] if one["proposal"]["author_id"] == found["winner_id"])
     content, checks = best["proposal"]["content"], best["checks"]
     ran = ", ".join(f"{name} {'✓' if ok else '✗'}" for name, ok in checked(checks).items())
@@ -76,7 +113,8 @@ def print_winner(found: dict[str, Any]) -> None:
     lines += [f"  {number}. {step}" for number, step in enumerate(content["steps"], 1)]
     for artifact in content["artifacts"]:
         lines += ["", f"{artifact['path']} ({artifact['language']})", artifact["content"]]
-    console.print(Panel(Text("\n".join(lines)), title=f"Winner: {found['winner_id']}", title_align="left"))
+    title = escape(plain(f"Winner: {found['winner_id']}"))
+    console.print(Panel(Text(plain("\n".join(lines))), title=title, title_align="left"))
 
 
 def _ranked(result: dict[str, Any], winner_id: str | None) -> list[Any]:

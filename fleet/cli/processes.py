@@ -42,7 +42,10 @@ def up(folder: Path, engine: str, port: int | None) -> None:
 
 @click.command()
 def listener() -> None:
-    """Run the process between Fleet and NATS: plan events in, the event log out."""
+    """Run the process between Fleet and NATS.
+
+    Plan events come in, the event log goes out. Run one or several; they share the work.
+    """
     from fleet import bus
 
     telemetry.configure()

@@ -10,7 +10,7 @@ from fleet.cli.output import json_option, print_json
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Print the versions of Fleet and of what it runs on."""
+    """Print the versions of Fleet and its libraries."""
     found = {"fleet": __version__, "python": platform.python_version()}
     found |= {name: installed(name) for name in ("celery", "kombu", "redis", "nats-py", "neo4j")}
     if as_json:
