@@ -70,7 +70,7 @@ WRONG_STATE = Kind(
     "wrong-state",
     HTTPStatus.CONFLICT,
     "Not in this state",
-    "What is final cannot be cancelled, what is not cannot be replayed.",
+    "What is final cannot be cancelled, what is not cannot be replayed; a council has 1 to 10 agents, each once.",
 )
 TOO_LARGE = Kind("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large", "A body has at most 1 MiB.")
 UNSUPPORTED = Kind(

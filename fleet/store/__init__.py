@@ -27,7 +27,7 @@ class Store:
         self.client = client
         self.submissions = Submissions(client, scripts)
         self.deliberations = Deliberations(client, scripts, retention_s)
-        self.councils = Councils(client)
+        self.councils = Councils(client, scripts)
         self.events = EventLog(client, scripts)
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)

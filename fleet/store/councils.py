@@ -1,28 +1,53 @@
 """Councils, shared by all replicas."""
 
+from collections.abc import Callable
 from typing import Any
 
 import redis
 
 from fleet.models import Council, Role
-from fleet.store.base import COUNCILS
+from fleet.store.base import COUNCILS, Scripts
 
 
 class Councils:
-    def __init__(self, client: "redis.Redis"):
-        self._client = client
+    def __init__(self, client: "redis.Redis", scripts: Scripts):
+        self._client, self._scripts = client, scripts
+
+    def change(
+        self, role: Role, to: Callable[[Council | None], Council | None]
+    ) -> tuple[Council | None, Council | None]:
+        """Replaces a role's council by what `to` makes of it (None is no council); returns it before and after.
+
+        `to` is called again when another replica was faster; what it raises leaves everything as it is.
+        """
+        while True:
+            seen = self._document(role)
+            before = _council(seen)
+            after = to(before)
+            if self._scripts.run("set_council", [COUNCILS], [role, seen, after.dump() if after else ""]):
+                return before, after
 
     def ensure(self, council: Council) -> Council:
         """The council of that role: the one there is, else this one."""
-        self._client.hsetnx(COUNCILS, council.role, council.dump())
-        document: Any = self._client.hget(COUNCILS, council.role)
-        return Council.model_validate_json(document)
+        return self.change(council.role, lambda there: there or council)[1] or council
 
     def get(self, role: Role) -> Council | None:
-        document: Any = self._client.hget(COUNCILS, role)
-        return Council.model_validate_json(document) if document else None
+        return _council(self._document(role))
 
     def list(self) -> list[Council]:
         """All councils, in the order of `Role`."""
         documents: Any = self._client.hgetall(COUNCILS)
-        return [Council.model_validate_json(documents[role]) for role in Role if role in documents]
+        return [Council.model_validate_json(documents[role]) for role in Role if documents.get(role)]
+
+    def deleted(self) -> set[Role]:
+        """The roles whose council was deleted and not made again."""
+        documents: Any = self._client.hgetall(COUNCILS)
+        return {Role(role) for role, document in documents.items() if not document}
+
+    def _document(self, role: Role) -> str:
+        document: Any = self._client.hget(COUNCILS, role)
+        return document or ""
+
+
+def _council(document: str) -> Council | None:
+    return Council.model_validate_json(document) if document else None
