@@ -15,6 +15,10 @@ PLAN_APPROVED = "planning.plan.approved"  # comes in as a models.PlanRequest
 STORY_TRANSITIONED = "planning.story.transitioned"  # comes in as a models.StoryTransition
 
 
+# After one of these nothing more happens to a deliberation.
+FINAL = tuple(f"orchestration.deliberation.{ending}" for ending in ("completed", "failed", "cancelled"))
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 

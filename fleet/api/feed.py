@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 from redis.exceptions import RedisError
 
+from fleet.events import FINAL
 from fleet.store import LoggedEvent
 from fleet.store.eventlog import EventLog
 
@@ -14,7 +15,6 @@ log = structlog.get_logger(__name__)
 
 RETRY_MS = 1000
 _BATCH = 200
-_LAST = tuple(f"orchestration.deliberation.{ending}" for ending in ("completed", "failed", "cancelled"))
 
 
 def order(id: str) -> tuple[int, int]:
@@ -72,7 +72,7 @@ class Feed:
         elif self.until:
             self.until = self.after
         self._behind = len(events) == _BATCH
-        if self.deliberation_id and self.until is None and any(event.subject in _LAST for event in events):
+        if self.deliberation_id and self.until is None and any(event.subject in FINAL for event in events):
             self.until = self.log.newest_id(self.deliberation_id)  # what belongs to its end was logged in the same step
         return gap + "".join(map(_frame, events))
 

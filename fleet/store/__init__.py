@@ -26,9 +26,9 @@ class Store:
         scripts = Scripts(client)
         self.client = client
         self.submissions = Submissions(client, scripts)
-        self.deliberations = Deliberations(client, scripts, retention_s)
-        self.councils = Councils(client, scripts)
         self.events = EventLog(client, scripts)
+        self.deliberations = Deliberations(client, scripts, self.events, retention_s)
+        self.councils = Councils(client, scripts)
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)
         self.workers = Workers(client)

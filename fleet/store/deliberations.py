@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from fleet.errors import NotFound
-from fleet.events import Event
+from fleet.events import FINAL, Event
 from fleet.models import Answer, Decision, Deliberation, Status, Task
 from fleet.store import base
 from fleet.store.base import (
@@ -25,19 +25,24 @@ from fleet.store.base import (
     unstarted_key,
     watermark_key,
 )
-from fleet.store.eventlog import flatten
+from fleet.store.eventlog import EventLog, flatten
 
 RECORD = "record"
+_LONGEST_BLOCK_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class PartStart:
-    """Whether an agent's part is to run ("run"), was started too often ("exhausted") or is not wanted ("unwanted")."""
+    """Whether an agent's part is to run ("run"), was started too often ("exhausted") or is not wanted ("unwanted").
+
+    `sets_deadline` for the first part of a step, and for one that was started before and may have died since.
+    """
 
     verdict: str
     task: Task | None = None
     deadline_s: float = 0.0
     remaining_s: float = 0.0
+    sets_deadline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,8 @@ class Part:
 class Deliberations:
     """The live deliberations in ValKey. Raises redis.exceptions.ConnectionError when it is away."""
 
-    def __init__(self, client: "redis.Redis", scripts: Scripts, retention_s: int):
-        self._client, self._scripts, self._retention_s = client, scripts, retention_s
+    def __init__(self, client: "redis.Redis", scripts: Scripts, events: EventLog, retention_s: int):
+        self._client, self._scripts, self._events, self._retention_s = client, scripts, events, retention_s
 
     def open_step(
         self, id: str, step: str, agents: Sequence[str], queue: str, events: Sequence[Event] = ()
@@ -105,8 +110,8 @@ class Deliberations:
         verdict, *rest = self._scripts.run("start_part", [*keys, base.EVENTS], args)
         if verdict == "unwanted":
             return PartStart(verdict)
-        task, deadline_ms, remaining_ms = rest
-        return PartStart(verdict, Task.model_validate_json(task), deadline_ms / 1000, remaining_ms / 1000)
+        task, deadline_ms, remaining_ms, sets = rest
+        return PartStart(verdict, Task.model_validate_json(task), deadline_ms / 1000, remaining_ms / 1000, bool(sets))
 
     def record_answer(self, part: Part, answer: Answer, events: Sequence[Event] = ()) -> bool:
         """Keeps a part's first answer while its step is open, and logs `events` with it; False if it came too late."""
@@ -187,10 +192,13 @@ class Deliberations:
 
     def wait(self, id: str, timeout_s: float) -> Deliberation | None:
         """The deliberation, as soon as it is final or after `timeout_s` seconds."""
-        deadline, pause = time.monotonic() + timeout_s, 0.01
-        while (where := self.where(id)) and not where.status.final and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
-            pause = min(0.25, pause * 1.5)
+        deadline, after = time.monotonic() + timeout_s, self._events.newest_id(id)
+        where = self.where(id)
+        final = where is None or where.status.final
+        while not final and (left_ms := int((deadline - time.monotonic()) * 1000)) > 0:
+            happened = self._events.read(after, block_ms=min(left_ms, _LONGEST_BLOCK_MS), deliberation_id=id)
+            final = any(event.subject in FINAL for event in happened)
+            after = happened[-1].id if happened else after
         return self.get(id)
 
     def now_ms(self) -> int:

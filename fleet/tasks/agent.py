@@ -44,7 +44,7 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
 def _start(part: Part, started: DeliberationStarted) -> PartStart:
     here = runtime()
     start = here.store.deliberations.start_part(part, here.settings.agent_queue, here.settings.part_attempts, started)
-    if start.task:
+    if start.sets_deadline:
         here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
     return start
 

@@ -1,7 +1,8 @@
 -- An agent asks whether its part is still wanted; the first one starts the deliberation's clock.
 -- KEYS: deliberation, answers, attempts, unstarted, watermark, events
 -- ARGV: id, step, agent, most attempts, subject and payload of the started event
--- Returns {verdict, task, deadline ms, remaining ms}; verdict: run | exhausted | unwanted
+-- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline}
+-- verdict: run | exhausted | unwanted
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'task')
 local part = ARGV[2] .. '.' .. ARGV[3]
 local member = ARGV[1] .. '.' .. part
@@ -21,10 +22,11 @@ if state[1] == 'PENDING' then
   append(KEYS[6], ARGV[1], 5)
 end
 local deadline = tonumber(state[4] or 0)
-if deadline == 0 then
+local first = deadline == 0
+if first then
   deadline = now + state[5]
   redis.call('HSET', KEYS[1], 'deadline_ms', deadline)
 end
-local verdict = 'run'
-if redis.call('HINCRBY', KEYS[3], part, 1) > tonumber(ARGV[4]) then verdict = 'exhausted' end
-return {verdict, state[6], deadline, math.max(0, deadline - now)}
+local attempts = redis.call('HINCRBY', KEYS[3], part, 1)
+local verdict = attempts > tonumber(ARGV[4]) and 'exhausted' or 'run'
+return {verdict, state[6], deadline, math.max(0, deadline - now), (first or attempts > 1) and 1 or 0}
