@@ -17,9 +17,9 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
-from fleet.bus.decode import as_text, decode_plan, decode_transition
 from fleet.bus.servers import HEALS, NATS_ERRORS, Servers, delay_s, server_of, wait
 from fleet.bus.streams import Check, differences
+from fleet.decode import as_text, decode_plan, decode_transition
 from fleet.errors import Conflict, InvalidRequest
 from fleet.events import PLAN_APPROVED, STORY_TRANSITIONED
 from fleet.models import PlanRequest, StoryTransition

@@ -44,6 +44,13 @@ class DeadLetters:
         document: Any = self._client.get(_key(id))
         return DeadLetter.model_validate_json(document) if document else None
 
+    def remove(self, id: str) -> None:
+        """Forgets a dead letter that was replayed or discarded."""
+        with self._client.pipeline() as pipeline:
+            pipeline.delete(_key(id))
+            pipeline.zrem(DEAD_LETTERS, id)
+            pipeline.execute()
+
     def count_attempt(self, source: str, message_id: str) -> int:
         """How often this message was tried, this time included; forgotten a day after the last attempt."""
         key = _attempts_key(source, message_id)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.bus.decode import MAX_BYTES, as_text, decode_plan, decode_transition
+from fleet.decode import MAX_BYTES, as_text, decode_plan, decode_transition
 from fleet.errors import InvalidRequest, UnknownRole
 from fleet.models import Role
 

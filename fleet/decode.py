@@ -1,13 +1,17 @@
-"""From the bytes of an event to the domain. What cannot be read can never be: it becomes a dead letter."""
+"""From the bytes of an event to the domain; the listener reads events by it, the API the dead letters made of them.
+
+What cannot be read can never be: it becomes a dead letter, which stays one until this code reads more.
+"""
 
 import json
 from datetime import UTC
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fleet.errors import InvalidRequest, UnknownRole
-from fleet.models import Model, PlanRequest, StoryTransition
+from fleet.models import Decision, Model, PlanRequest, StoryTransition, Task
 
 MAX_BYTES = 2**20
 
@@ -16,15 +20,24 @@ M = TypeVar("M", bound=Model)
 
 def decode_plan(data: bytes) -> PlanRequest:
     """Raises: InvalidRequest; UnknownRole when a role of the plan is none of Fleet's."""
-    return _decode(PlanRequest, data, required=("approved_by", "timestamp"))
+    document = _parse(data, MAX_BYTES)
+    if missing := [field for field in ("approved_by", "timestamp") if document.get(field) is None]:
+        raise InvalidRequest([((field,), "Field required") for field in missing])
+    return _validated(PlanRequest, document)
 
 
 def decode_transition(data: bytes) -> StoryTransition:
     """A time without a zone is taken as UTC. Raises: InvalidRequest."""
-    transition = _decode(StoryTransition, data)
+    transition = _validated(StoryTransition, _parse(data, MAX_BYTES))
     if transition.timestamp.tzinfo is None:
         return transition.model_copy(update={"timestamp": transition.timestamp.replace(tzinfo=UTC)})
     return transition
+
+
+def decode_work(data: bytes) -> Task | Decision:
+    """What the council could not do: decide on a task, or write a decision. Raises: InvalidRequest."""
+    document = _parse(data)
+    return _validated(Decision, document) if "decided_at_ms" in document else _validated(Task, document)
 
 
 def as_text(data: bytes) -> str:
@@ -32,19 +45,16 @@ def as_text(data: bytes) -> str:
     return data[:MAX_BYTES].decode(errors="backslashreplace")
 
 
-def _decode(model: type[M], data: bytes, required: tuple[str, ...] = ()) -> M:
-    document = _parse(data)
-    if missing := [field for field in required if document.get(field) is None]:
-        raise InvalidRequest([((field,), "Field required") for field in missing])
+def _validated(model: type[M], document: dict[str, Any]) -> M:
     try:
         return model.model_validate(document, extra="ignore")
     except ValidationError as error:
         raise _invalid(error) from None
 
 
-def _parse(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_BYTES:
-        raise InvalidRequest([((), f"{len(data)} bytes are more than {MAX_BYTES}")])
+def _parse(data: bytes, most: int | None = None) -> dict[str, Any]:
+    if most is not None and len(data) > most:
+        raise InvalidRequest([((), f"{len(data)} bytes are more than {most}")])
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -56,12 +66,14 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _invalid(error: ValidationError) -> InvalidRequest:
     faults = error.errors(include_url=False, include_context=False)
-    unknown = [(fault["loc"], f"unknown role {fault['input']!r}") for fault in faults if _is_role(fault["loc"])]
+    unknown = [(fault["loc"], f"unknown role {fault['input']!r}") for fault in faults if _is_unknown_role(fault)]
     if unknown:
         return UnknownRole(unknown)
     return InvalidRequest([(fault["loc"], fault["msg"]) for fault in faults])
 
 
-def _is_role(location: tuple[str | int, ...]) -> bool:
+def _is_unknown_role(fault: ErrorDetails) -> bool:
     """`roles.0` or `subtasks.0.role`."""
-    return (location[:1] == ("roles",) and len(location) == 2) or location[-1:] == ("role",)
+    location = fault["loc"]
+    in_place = (location[:1] == ("roles",) and len(location) == 2) or location[-1:] == ("role",)
+    return in_place and fault["type"] == "enum"
