@@ -34,7 +34,7 @@ class Board:
 
 
 def _panel(track: Track, now: float) -> RenderableType:
-    title = Text.assemble((plain(track.role), "bold"), f" · {plain(track.task_id)} ", status(track.status))
+    title = Text.assemble((plain(track.role), "bold"), f" · {plain(track.task)} ", status(track.status))
     parts: list[RenderableType] = [Text(plain(track.id), style="dim"), _grid(track, now)]
     if track.steps[-1:] == (RECORD,) and not track.final:
         parts.append(Spinner("dots", Text("checked, ranked and decided; being written to the graph")))
@@ -78,7 +78,7 @@ def _lines(tracks: Sequence[Track], most: int) -> Table:
         step = track.steps[-1] if track.steps and not track.final else ""
         given = [cell for (at, _), cell in track.cells.items() if at == step]
         answers = f"{sum(cell.state != 'asked' for cell in given)} of {len(given)}" if given else ""
-        table.add_row(plain(track.role), plain(track.task_id), status(track.status), step, answers)
+        table.add_row(plain(track.role), plain(track.task), status(track.status), step, answers)
     if left := len(order) - most:
         table.caption = f"and {left} more" if left > 0 else None
     return table

@@ -25,7 +25,7 @@ def list_councils(as_json: bool) -> None:
 
 
 @council.command()
-@click.argument("role", type=ROLE)
+@click.argument("role", metavar="ROLE", type=ROLE)
 @json_option
 def show(role: str, as_json: bool) -> None:
     """Show the council of ROLE."""
@@ -33,7 +33,7 @@ def show(role: str, as_json: bool) -> None:
 
 
 @council.command()
-@click.argument("role", type=ROLE)
+@click.argument("role", metavar="ROLE", type=ROLE)
 @click.option("--agents", type=click.IntRange(1, MAX_AGENTS), help="How many; FLEET_AGENTS_PER_COUNCIL unless given.")
 @click.option(
     "--rounds", type=click.IntRange(0, MAX_ROUNDS), help="Rounds of review in a deliberation; 1 unless given."
@@ -52,7 +52,7 @@ def create(role: str, agents: int | None, rounds: int | None, model: str | None,
 
 
 @council.command()
-@click.argument("role", type=ROLE)
+@click.argument("role", metavar="ROLE", type=ROLE)
 @json_option
 def delete(role: str, as_json: bool) -> None:
     """Delete the council of ROLE; deliberations that run finish with the agents they began with."""
@@ -61,7 +61,7 @@ def delete(role: str, as_json: bool) -> None:
 
 
 @council.command("add-agent")
-@click.argument("role", type=ROLE)
+@click.argument("role", metavar="ROLE", type=ROLE)
 @click.argument("agent", type=ID, required=False)
 @json_option
 def add_agent(role: str, agent: str | None, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def add_agent(role: str, agent: str | None, as_json: bool) -> None:
 
 
 @council.command("remove-agent")
-@click.argument("role", type=ROLE)
+@click.argument("role", metavar="ROLE", type=ROLE)
 @click.argument("agent", type=ID)
 @json_option
 def remove_agent(role: str, agent: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fleet.cli.client import Client, at
-from fleet.cli.output import json_option, print_deliberation, print_json, print_page, seconds, status, when
+from fleet.cli.output import json_option, print_deliberation, print_json, print_page, seconds, status, task_of, when
 from fleet.cli.parameters import ID, ROLE, STATUS, limit_option
 from fleet.cli.watch import finish, wait_for
 from fleet.models import MAX_AGENTS, MAX_ROUNDS
@@ -132,4 +132,4 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 def _row(found: Mapping[str, Any]) -> list[Any]:
     since, took = when(found["created_at_ms"]), seconds(found.get("duration_ms"))
     about = [found["deliberation_id"], found["role"], status(found["status"]), found.get("step")]
-    return [*about, since, took, found.get("winner_id"), found["task_id"]]
+    return [*about, since, took, found.get("winner_id"), task_of(found)]

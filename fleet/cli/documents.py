@@ -58,12 +58,12 @@ def _parse(text: str) -> Any:
 
 def _bounded(document: Any, file: Path) -> Any:
     """Refuses what grows without bound when it is written out: YAML's aliases can refer to themselves."""
-    left, values = [document], 0
+    left, seen = [document], 0
     while left:
-        values += 1
-        if values > _MOST_VALUES:
+        if seen + len(left) > _MOST_VALUES:
             fail(f"{file} has more than {_MOST_VALUES:,} values: a plan has at most 1 MiB", BAD_USAGE)
         one = left.pop()
+        seen += 1
         left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
     return document
 

@@ -80,7 +80,7 @@ def print_page(page: Mapping[str, Any], title: str, columns: Sequence[str], row:
 
 def print_deliberation(found: Mapping[str, Any]) -> None:
     """One deliberation for people: its state, the ranking with checks, the winner and why, what failed."""
-    heading = f"{found['role']} · {found['task_id']} · {found['deliberation_id']}"
+    heading = f"{found['role']} · {task_of(found)} · {found['deliberation_id']}"
     console.print(Text(plain(heading), style="bold"), status(found["status"]))
     if found.get("replay_of"):
         console.print(Text(plain(f"  repeats {found['replay_of']}")))
@@ -97,6 +97,13 @@ def print_deliberation(found: Mapping[str, Any]) -> None:
         console.print(Text(line, style="yellow"), soft_wrap=True)
     if found.get("error_message"):
         console.print(Text(plain(f"  {found['error_message']}"), style="red"))
+
+
+def task_of(found: Mapping[str, Any]) -> str:
+    """The task's id, or its beginning where nobody gave it an id."""
+    if found["task_id"] != found["deliberation_id"]:
+        return str(found["task_id"])
+    return textwrap.shorten(found["task_description"], 40, placeholder="…")
 
 
 def print_winner(found: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from fleet.cli.output import plain
+from fleet.cli.output import plain, task_of
 from fleet.cli.stream import Event
 
 FINAL = ("COMPLETED", "PARTIAL", "FAILED", "CANCELLED")
@@ -28,7 +28,7 @@ class Track:
 
     id: str
     role: str
-    task_id: str
+    task: str
     agents: tuple[str, ...]
     status: str = "PENDING"
     steps: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Track:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Track":
         """From the deliberation as the API shows it."""
-        known = cls(found["deliberation_id"], found["role"], found["task_id"], tuple(found["agents"]), found["status"])
+        known = cls(found["deliberation_id"], found["role"], task_of(found), tuple(found["agents"]), found["status"])
         return known.finished(found) if known.final else known
 
     @property

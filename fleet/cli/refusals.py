@@ -52,4 +52,6 @@ def _next_step(answer: httpx2.Response, reason: str) -> str:
         return ""
     if answer.status_code == 409 and section == "plans":
         return "give the changed plan another plan_id"
+    if answer.status_code == 409 and section == "deliberations":
+        return "`fleet deliberation show ID` shows where it stands"
     return _STEPS.get(answer.status_code, "").format(retry_after=answer.headers.get("Retry-After", "a few"))

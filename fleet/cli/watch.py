@@ -84,7 +84,7 @@ class Watch:
 
     def _print_line(self, track: Track, event: Event) -> None:
         line = event_line(event.subject, event.payload)
-        several = f" · {track.task_id}" if len(self.tracks) > 1 else ""
+        several = f" · {track.task}" if len(self.tracks) > 1 else ""
         self._screen.print(f"{line}{several}", markup=False, soft_wrap=True)
 
 
@@ -99,8 +99,10 @@ def wait_for(client: Client, ids: Iterable[str], *, as_json: bool) -> list[dict[
     except KeyboardInterrupt:
         many = len(ids) > 1
         goes_on = f"the {len(ids)} deliberations go on" if many else "the deliberation goes on"
-        id = "ID" if many else ids[0]
-        _to_stderr(f"fleet: {goes_on}: `fleet deliberation watch {id}` comes back, `… cancel {id}` stops it")
+        id, it = ("ID", "one") if many else (ids[0], "it")
+        _to_stderr(
+            f"fleet: {goes_on}: `fleet deliberation watch {id}` comes back, `fleet deliberation cancel {id}` stops {it}"
+        )
         sys.exit(INTERRUPTED)
 
 
