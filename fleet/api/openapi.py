@@ -17,6 +17,15 @@ from fleet.models import Model
 
 Document = dict[str, Any]
 
+# What a body without a model is; of a stream, each event.
+_BODIES: Mapping[str, Any] = {
+    "application/json": {"type": "object"},
+    "text/event-stream": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+        "required": ["event", "data"],
+    },
+}
 _TEMPLATE = "#/components/schemas/{model}"
 _INFO = """Councils of agents deliberate on approved plans.
 
@@ -137,7 +146,7 @@ def _answer(answer: Answer) -> Document:
     if answer.model:
         document["content"] = {answer.media_type: {"schema": _reference(answer.model)}}
     elif answer.media_type:
-        schema = {"type": "object"} if answer.media_type == "application/json" else {"type": "string"}
+        schema = _BODIES.get(answer.media_type, {"type": "string"})
         document["content"] = {answer.media_type: {"schema": schema}}
     if answer.location:
         document["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}, "required": True}}

@@ -63,7 +63,7 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
         self.republish = float(options.get("chord_republish", REPUBLISH))
         self._sizes: dict[str, int] = {}
 
-    # -- what operators and applications call
+    # -- what operators and applications call; they raise redis.exceptions.RedisError at once, and may wait as they like
 
     def open_chord(self, group_id: str, body: Any, size: int) -> None:
         """Opens a chord of `size` header tasks that the caller publishes, each with the group's id and its index.
@@ -71,11 +71,12 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
         What `chord(header)(body)` does with the same ids, without making a signature of every task. Opening it again
         changes nothing.
         """
-        self._open(group_id, body, {"size": size})
+        keys, args = self._opening(group_id, body, {"size": size})
+        self._scripts.open(keys=keys, args=args)
 
     def set_chord_deadline(self, group_id: str, at: float) -> bool:
         """Moves an open chord's deadline to `at`, unix seconds by ValKey's clock; False if it is closed or unknown."""
-        return bool(self._call(self._scripts.move, [*self._keys(group_id, ".chord"), self._due], [group_id, at]))
+        return bool(self._scripts.move(keys=[*self._keys(group_id, ".chord"), self._due], args=[group_id, at]))
 
     def chord_state(self, group_id: str) -> dict[str, Any] | None:
         """The chord as stored, None if unknown or expired.
@@ -93,16 +94,17 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
 
     def apply_chord(self, header_result_args: tuple[str, Any], body: Any, **_: Any) -> None:
         group_id, results = header_result_args
-        self._open(group_id, body, {} if isinstance(results, _regen) else self._header_fields(group_id, results))
+        header = {} if isinstance(results, _regen) else self._header_fields(group_id, results)
+        self._call(self._scripts.open, *self._opening(group_id, body, header))
 
-    def _open(self, group_id: str, body: Any, header: dict[str, Any]) -> None:
+    def _opening(self, group_id: str, body: Any, header: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         options = bodies.take_options(body)
         fields = {"entries": len(bodies.entries(body) or ()), **self._packed(body), **header}
         if options.partial:
             fields["partial"] = 1
         flat = [item for pair in fields.items() for item in pair]
         deadline = DEFAULT_DEADLINE if options.deadline is None else options.deadline
-        self._call(self._scripts.open, [*self._keys(group_id, ".chord"), self._due], [group_id, deadline, *flat])
+        return [*self._keys(group_id, ".chord"), self._due], [group_id, deadline, *flat]
 
     def _header_fields(self, group_id: str, results: list[Any]) -> dict[str, Any]:
         """The size, if each result is one part, else the nesting; Celery tells the size of the latter later."""
