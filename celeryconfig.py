@@ -1,12 +1,12 @@
 """Celery's settings for Fleet: each line with its unit and its reason."""
 
 from fleet.settings import settings_or_exit
-from fleet.valkey.transport import BROKER_TRANSPORT_OPTIONS
+from fleet.valkey.transport import BROKER_TRANSPORT_OPTIONS as _transport_options  # Celery takes its name for a setting
 
 _valkey_url = settings_or_exit().valkey_url.get_secret_value()
 
 broker_url = _valkey_url
-broker_transport_options = BROKER_TRANSPORT_OPTIONS
+broker_transport_options = _transport_options
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: by default a worker gives up after 100 tries
 broker_pool_acquire_timeout = 10  # s; by default a publisher waits for ever for a connection

@@ -1,33 +1,43 @@
-"""Logs: one event per line on stderr, as JSON or for people, with the ids of what is being worked on."""
+"""Logs: one event per line on stderr, as JSON or for people, with the ids of what is being worked on and no secrets.
+
+Everything goes through one formatter: Fleet's own events, Celery's and gunicorn's records, warnings, and exceptions
+that nobody caught. What a request or an event is about is bound where it comes in, and travels with the tasks that it
+causes in a header of their messages.
+"""
 
 import logging
+import os
 import sys
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-from fleet.settings import settings_or_exit
+from fleet.masking import Mask, secrets_of
+from fleet.settings import Settings, settings_or_exit
 
-_SHARED: list[structlog.typing.Processor] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-]
+HEADER = "log_context"
+CARRIED = ("request_id", "plan_id", "story_id", "task_id", "role")  # a task knows its other ids from its arguments
+QUIET = ("httpx", "httpx2", "neo4j", "kombu", "amqp")
+
+log = structlog.get_logger(__name__)
 
 
-def configure() -> None:
-    """Sends structlog and the standard library's records through one formatter. Safe to call again."""
+def configure(process: str = "cli") -> None:
+    """Sends all logs of this process, and of those it forks, through one formatter. Safe to call again.
+
+    `process` is what every event says it comes from: worker, api, listener, flower.
+    """
     settings = settings_or_exit()
-    final: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
-        if settings.log_format == "console"
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    shared = _shared(process, settings)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_SHARED,
             structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -36,12 +46,92 @@ def configure() -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final]
-        )
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_task_of, *shared], processors=_final(settings))
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
-    for noisy in ("httpx", "httpx2", "neo4j", "kombu", "amqp"):
+    for noisy in QUIET:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    _catch_the_rest()
+
+
+def _shared(process: str, settings: Settings) -> list[Processor]:
+    """What is added to every event, whoever logged it."""
+    people = settings.log_format == "console"
+    when = structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people)
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        when,
+        *([] if people else [_whence(process)]),
+    ]
+
+
+def _final(settings: Settings) -> list[Processor]:
+    """From an event to its line. Exceptions become text before secrets are hidden in it."""
+    people = settings.log_format == "console"
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if people
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        _hide(Mask(secrets_of(settings))),
+        renderer,
+    ]
+
+
+def _whence(process: str) -> Processor:
+    def add(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+        return {**event, "process": process, "pid": os.getpid()}
+
+    return add
+
+
+def _hide(mask: Mask) -> Processor:
+    def hide(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+        return {key: mask.entry(key, value) for key, value in event.items()}
+
+    return hide
+
+
+def _task_of(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Celery's records of a task hold its id and name aside: those of the consumer's thread have no context."""
+    data = getattr(event["_record"], "data", None)
+    if isinstance(data, dict) and "id" in data and "name" in data:
+        return {**event, "celery_task_id": data["id"], "task": data["name"]}
+    return event
+
+
+def _catch_the_rest() -> None:
+    """Warnings and what ends a process or a thread are events as well."""
+    logging.captureWarnings(True)
+    sys.excepthook = _crashed
+    threading.excepthook = lambda found: _crashed(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+def _crashed(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if issubclass(kind, Exception) and error:
+        log.critical("crashed", exc_info=error, thread=threading.current_thread().name)
+    else:
+        sys.__excepthook__(kind, error or kind(), trace)
+
+
+def carried() -> dict[str, dict[str, Any]]:
+    """The header that hands what is bound here on to a task, empty when nothing is."""
+    bound = structlog.contextvars.get_contextvars()
+    found = {name: bound[name] for name in CARRIED if bound.get(name)}
+    return {HEADER: found} if found else {}
+
+
+def bind_task(request: Any, about: Mapping[str, Any]) -> None:
+    """Binds what a task's message carried, and what its arguments say, in place of what was bound before."""
+    ids = {**(getattr(request, HEADER, None) or {}), **about}
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(
+        celery_task_id=request.id, **{name: ids[name] for name in CARRIED if ids.get(name)}
+    )

@@ -4,9 +4,11 @@ import logging
 import re
 import time
 import uuid
+from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
 
 from fleet.api import auth, problems
 from fleet.api.cluster import cluster
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
 SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, cluster, deadletters, keys, health, docs)
+LOGGED = ("plan_id", "deliberation_id", "role", "agent_id")
 PROBES = ("health.livez", "health.readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -54,7 +57,8 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
     g.began = time.monotonic()
     structlog.contextvars.clear_contextvars()  # threads are used again
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    named = {name: value for name, value in (request.view_args or {}).items() if name in LOGGED}
+    structlog.contextvars.bind_contextvars(request_id=g.request_id, **named)
 
 
 def _authenticate(settings: Settings) -> None:
@@ -69,11 +73,15 @@ def _authenticate(settings: Settings) -> None:
 
 
 def _end(response: Response) -> Response:
-    """Logs the request; for a stream, when it begins."""
     response.headers[REQUEST_ID] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
-    elapsed_ms = round((time.monotonic() - g.began) * 1000, 1)
+    _log(response)
+    return response
+
+
+def _log(response: Response) -> None:
+    """Logs the request with the ids of what it made; for a stream, when it begins."""
     level = logging.DEBUG if request.endpoint in PROBES else logging.INFO
     log.log(
         level,
@@ -81,6 +89,20 @@ def _end(response: Response) -> Response:
         method=request.method,
         path=request.path,
         status=response.status_code,
-        duration_ms=elapsed_ms,
+        duration_ms=round((time.monotonic() - g.began) * 1000, 1),
+        **_made(response),
     )
-    return response
+
+
+def _made(response: Response) -> dict[str, Any]:
+    """The ids in the answer's Location, and those of a plan's deliberations."""
+    if not response.location:
+        return {}
+    try:
+        _, found = current_app.url_map.bind("").match(response.location, "GET")
+    except HTTPException:
+        return {}
+    ids = {name: value for name, value in found.items() if name in LOGGED}
+    if "plan_id" in ids:
+        ids["deliberation_ids"] = [one["deliberation_id"] for one in response.get_json().get("deliberations", ())]
+    return ids

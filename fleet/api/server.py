@@ -53,7 +53,7 @@ class Logger(GunicornLogger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        telemetry.configure()
+        telemetry.configure("api")
         self.error_log.handlers = []
         self.error_log.propagate = True
 

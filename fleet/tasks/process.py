@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
-from celery.signals import task_prerun, worker_process_shutdown, worker_shutdown
+from celery.signals import task_postrun, task_prerun, worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError, TimeoutError
 
+from fleet import telemetry
 from fleet.settings import get_settings
 from fleet.tasks.runtime import Runtime
 
@@ -59,6 +60,10 @@ def _close(**_: Any) -> None:
 
 
 @task_prerun.connect  # type: ignore[untyped-decorator]
-def _bind_ids(task_id: str, **_: Any) -> None:
+def _bind_ids(task: Any, kwargs: dict[str, Any], **_: Any) -> None:
+    telemetry.bind_task(task.request, kwargs.get("about") or {})
+
+
+@task_postrun.connect  # type: ignore[untyped-decorator]
+def _forget_ids(**_: Any) -> None:
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(celery_task_id=task_id)
