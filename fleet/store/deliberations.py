@@ -8,7 +8,7 @@ the state, and the event goes into the log in that same call.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -161,10 +161,10 @@ class Deliberations:
 
     def task(self, id: str) -> Task:
         """What the deliberation is about. Raises: NotFound."""
-        document: Any = self._client.hget(deliberation_key(id), "task")
+        document, created_at_ms = cast(list[Any], self._client.hmget(deliberation_key(id), "task", "created_at_ms"))
         if not document:
             raise NotFound("deliberation", id)
-        return Task.model_validate_json(document)
+        return _task(document, created_at_ms)
 
     def decision(self, id: str) -> Decision | None:
         """The frozen decision, None before there is one."""
@@ -236,9 +236,14 @@ class Deliberations:
         return len(ids)
 
 
+def _task(document: str, created_at_ms: str) -> Task:
+    """The task, accepted when ValKey says so: whoever handed it in may have another clock."""
+    return Task.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})
+
+
 def stored_view(fields: Mapping[str, str]) -> Deliberation:
     """The deliberation that a hash in ValKey holds."""
-    task = Task.model_validate_json(fields["task"])
+    task = _task(fields["task"], fields["created_at_ms"])
     status = Status(fields["status"])
     live = {name: int(fields[name]) for name in ("started_at_ms", "finished_at_ms") if name in fields}
     if not status.final:

@@ -1,7 +1,7 @@
 """What was handed in: plans and single deliberations, each stored with its deliberations in one Lua call."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -63,5 +63,8 @@ class Submissions:
         return (None if outcome == -1 else known), outcome == 1
 
     def plan(self, id: str) -> StoredPlan | None:
-        document: Any = self._client.hget(_plan_key(id), "document")
-        return StoredPlan.model_validate_json(document) if document else None
+        """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""
+        document, created_at_ms = cast(list[Any], self._client.hmget(_plan_key(id), "document", "created_at_ms"))
+        if not document:
+            return None
+        return StoredPlan.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})
