@@ -153,10 +153,12 @@ class Dispatcher:
         )
 
     def ensure_councils(self) -> None:
-        """Makes the council of every role, unless AUTO_INIT_COUNCILS is off."""
+        """Makes the council of every role but those whose council was deleted, unless AUTO_INIT_COUNCILS is off."""
         if self._settings.auto_init_councils:
+            deleted = self._store.councils.deleted()
             for role in Role:
-                self.council(role)
+                if role not in deleted:
+                    self.council(role)
 
     def _plan_tasks(self, plan: PlanRequest, now_ms: int) -> list[Task]:
         subtasks = [subtask for subtask in plan.subtasks if subtask.role]

@@ -152,6 +152,16 @@ def test_the_next_deliberation_for_a_role_without_council_makes_one(client: Flas
     assert store.councils.deleted() == set()
 
 
+def test_a_council_worker_that_starts_makes_every_council_but_a_deleted_one(
+    client: FlaskClient, services: Services
+) -> None:
+    services.dispatcher.ensure_councils()
+    assert [one["role"] for one in client.get("/v1/councils").json["items"]] == list(Role)
+    client.delete("/v1/councils/QA")
+    services.dispatcher.ensure_councils()
+    assert [one["role"] for one in client.get("/v1/councils").json["items"]] == ["DEV", "ARCHITECT", "DEVOPS", "DATA"]
+
+
 def test_a_plan_without_roles_goes_to_the_councils_that_are_left(client: FlaskClient) -> None:
     for role in ("DEV", "QA"):
         made(client, role=role)
