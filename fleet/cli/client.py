@@ -81,7 +81,7 @@ def find() -> Address:
 
 def at(*parts: str) -> str:
     """The path `/v1/…` of these parts, whatever characters they have."""
-    return "/".join(["/v1", *(quote(part, safe="", errors="surrogateescape") for part in parts)])
+    return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
 class Client:

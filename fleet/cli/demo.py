@@ -37,7 +37,13 @@ ORDER BY role, rank
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True), default=EXAMPLE)
-@click.option("--engine", type=click.Choice(["local", "scripted"]), default="local", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "scripted"]),
+    default="local",
+    show_default=True,
+    help="What the agents think with: SmolLM2-135M, or texts without a model.",
+)
 @click.option("--timeout", "timeout_s", default=900, show_default=True, help="Seconds until the demo gives up.")
 @json_option
 def demo(file: Path, engine: str, timeout_s: int, as_json: bool) -> None:

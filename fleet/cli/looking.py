@@ -8,6 +8,7 @@ import click
 
 from fleet.cli.client import Client, at
 from fleet.cli.output import console, json_option, print_json, table
+from fleet.cli.parameters import ID
 from fleet.cli.progress import event_line
 from fleet.cli.stream import Event, Stream
 
@@ -15,7 +16,7 @@ from fleet.cli.stream import Event, Stream
 @click.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option(
-    "--after", metavar="ID", help="Only what came after this event: 0 is the beginning of the log, $ its end."
+    "--after", metavar="ID", type=ID, help="Only what came after this event: 0 is the beginning of the log, $ its end."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow one per event, each in a line.")
 def events(follow: bool, after: str | None, as_json: bool) -> None:

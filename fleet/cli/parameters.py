@@ -23,6 +23,8 @@ class IdType(click.ParamType[str]):
         text = str(value)
         if not text.strip() or text in (".", ".."):
             self.fail(f"{text!r} is no id.", param, ctx)
+        if not text.isascii() and text.encode(errors="replace").decode() != text:
+            self.fail("an id is UTF-8.", param, ctx)
         if len(text) > _LONGEST_ID:
             self.fail(f"an id has at most {_LONGEST_ID} characters.", param, ctx)
         return text
