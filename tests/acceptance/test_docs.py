@@ -94,7 +94,8 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return "not run" not in self.comments and self.language in ("sh", "python", "cypher")
+        shown = "not run" in self.comments or "save as" in self.comments
+        return not shown and self.language in ("sh", "python", "cypher")
 
     def script(self, place: Path) -> str:
         """What bash runs for this block."""
@@ -259,13 +260,13 @@ def run(name: str, found: Sequence[Block], folder: Path, variables: Mapping[str,
             start_new_session=True,
         )
         try:
-            status = shell.wait(LONGEST_S)
-        finally:
-            if shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGTERM)
+            shell.wait(60)
         log.seek(0)
         said = log.read()
-    assert status == 0, said[said.rfind("\n== ") - 2000 :][-8000:]
+    assert shell.returncode == 0, said[max(0, said.rfind("\n== ") - 2000) :][-8000:]
 
 
 def scripted(block: Block) -> bool:
