@@ -9,11 +9,12 @@ def install(app: Any, sweep_queues: Iterable[str] | None = None, sweep_interval:
 
     Every worker guards chord bodies. A sweeper runs in the workers that consume one of `sweep_queues` (None: in all
     workers); it needs at least one, better two, and looks every `sweep_interval` seconds. The hardened transport
-    replaces kombu's for `redis://` and `rediss://` in this process.
+    replaces kombu's for `redis://` and `rediss://` in this process, and a server that takes no writes counts as away.
     """
-    from fleet.valkey import transport
+    from fleet.valkey import refusals, transport
     from fleet.valkey.sweeper import GuardBodies, Sweeper
 
+    refusals.install()
     transport.install()
     queues = None if sweep_queues is None else frozenset(sweep_queues)
     configured = type("ChordSweeper", (Sweeper,), {"queues": queues, "interval": sweep_interval})
