@@ -24,6 +24,7 @@ from kombu.utils.objects import cached_property
 
 from fleet.valkey import bodies, parts
 from fleet.valkey.records import Record
+from fleet.valkey.refusals import Refusal
 from fleet.valkey.scripts import Scripts
 from fleet.valkey.subscriptions import SubscribeWhileWaiting
 
@@ -95,7 +96,20 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
     def apply_chord(self, header_result_args: tuple[str, Any], body: Any, **_: Any) -> None:
         group_id, results = header_result_args
         header = {} if isinstance(results, _regen) else self._header_fields(group_id, results)
-        self._call(self._scripts.open, *self._opening(group_id, body, header))
+        self._open(*self._opening(group_id, body, header))
+
+    def _open(self, keys: list[Any], args: list[Any]) -> None:
+        """Waits for a server that is gone; of one that is full, the producer is told at once."""
+
+        def attempt() -> Refusal | None:
+            try:
+                self._scripts.open(keys=keys, args=args)
+            except Refusal as refusal:
+                return refusal
+            return None
+
+        if refusal := self.ensure(attempt, (), **_PATIENCE):
+            raise refusal
 
     def _opening(self, group_id: str, body: Any, header: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         options = bodies.take_options(body)

@@ -8,19 +8,23 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError
 
 
-class DiskFull(ConnectionError):
+class Refusal(ConnectionError):
+    """Base of them all."""
+
+
+class DiskFull(Refusal):
     """MISCONF: what is written cannot be kept, most likely for want of space."""
 
 
-class MemoryFull(OutOfMemoryError, ConnectionError):
+class MemoryFull(OutOfMemoryError, Refusal):
     """OOM: `maxmemory` is reached, and nothing may be evicted."""
 
 
-class Replica(ReadOnlyError, ConnectionError):
+class Replica(ReadOnlyError, Refusal):
     """READONLY: another server is the one to write to by now, or soon."""
 
 
-class Unblocked(ConnectionError):
+class Unblocked(Refusal):
     """UNBLOCKED: the server became a replica, and whoever waited for something is to look elsewhere."""
 
 
