@@ -76,9 +76,10 @@ class Graph:
             self._driver.verify_connectivity()
 
     def ensure_schema(self) -> None:
-        """Creates the constraints that are missing."""
+        """Creates the constraints that are missing, and has Neo4j plan the writes, which takes a new one seconds."""
         for label in schema.Label:
             self._write(partial(_run, statement=schema.constraint(label)))
+        self._write(writer.prepare)
 
     def record_decisions(
         self, decisions: Sequence[Decision], plans: Mapping[str, StoredPlan] | None = None

@@ -1,7 +1,5 @@
 """What is written for plans, decisions and transitions: nodes and relations as plain data, no I/O."""
 
-from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,8 +15,8 @@ class Record:
     """Nodes and relations to be merged, each once, in an order that is the same for all writers."""
 
     def __init__(self) -> None:
-        self._nodes: dict[Label, dict[str, Properties]] = defaultdict(dict)
-        self._relations: dict[Relation, dict[tuple[Any, ...], Properties]] = defaultdict(dict)
+        self._nodes: dict[Label, dict[str, Properties]] = {label: {} for label in Label}
+        self._relations: dict[Relation, dict[tuple[Any, ...], Properties]] = {one: {} for one in schema.RECORDED}
 
     def add(self, label: Label, id: str, properties: Properties | None = None) -> str:
         self._nodes[label].setdefault(id, {}).update(properties or {})
@@ -28,15 +26,19 @@ class Record:
         key = tuple(properties[name] for name in relation.key)
         self._relations[relation][start, end, *key] = properties
 
-    def nodes(self) -> Iterator[tuple[Label, list[Properties]]]:
-        for label in Label:
-            if nodes := self._nodes.get(label):
-                yield label, [{"id": id, "properties": nodes[id]} for id in sorted(nodes)]
+    def nodes(self) -> dict[Label, list[Properties]]:
+        """The rows for `schema.merge_nodes`, none where nothing is to be written."""
+        return {
+            label: [{"id": id, "properties": properties} for id, properties in sorted(nodes.items())]
+            for label, nodes in self._nodes.items()
+        }
 
-    def relations(self) -> Iterator[tuple[Relation, list[Properties]]]:
-        for relation in sorted(self._relations, key=lambda relation: (relation.name, relation.start)):
-            rows = self._relations[relation]
-            yield relation, [{"start": key[0], "end": key[1], "properties": rows[key]} for key in sorted(rows)]
+    def relations(self) -> dict[Relation, list[Properties]]:
+        """The rows for `schema.merge_relations`, none where nothing is to be written."""
+        return {
+            relation: [{"start": key[0], "end": key[1], "properties": rows[key]} for key in sorted(rows)]
+            for relation, rows in self._relations.items()
+        }
 
 
 def add_plan(record: Record, stored: StoredPlan) -> None:

@@ -47,6 +47,11 @@ class Relation:
     end: Label
     key: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Its name with its ends, which tell it from others of that name."""
+        return f"{self.start}_{self.name}_{self.end}"
+
     def between(self, start: str, end: str, variable: str = "") -> str:
         """The Cypher pattern `(start:Label)-[variable:NAME]->(end:Label)`."""
         return f"({start}:{self.start})-[{variable}:{self.name}]->({end}:{self.end})"
@@ -67,6 +72,23 @@ CHOSE = Relation("CHOSE", Label.DELIBERATION, Label.PROPOSAL)
 DECIDED = Relation("DECIDED", Label.DELIBERATION, Label.DECISION)
 AFFECTS = Relation("AFFECTS", Label.DECISION, Label.SUBTASK)
 DECISION_DEPENDS_ON = Relation("DEPENDS_ON", Label.DECISION, Label.DECISION)
+
+# What a record of decisions can have, in the order in which they are written.
+RECORDED = (
+    HAS_PLAN,
+    APPROVED,
+    HAS_SUBTASK,
+    SUBTASK_DEPENDS_ON,
+    DELIBERATED,
+    STORY_DELIBERATED,
+    ABOUT,
+    RECEIVED,
+    WROTE,
+    RANKED,
+    CHOSE,
+    DECIDED,
+    AFFECTS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +136,22 @@ def constraint(label: Label) -> str:
 
 
 def merge_nodes(label: Label) -> str:
-    """$rows: {id, properties}."""
-    return f"UNWIND $rows AS row MERGE (n:{label} {{id: row.id}}) SET n += row.properties"
+    """A part of a statement; $nodes has rows {id, properties} by label."""
+    # Every writer of a role writes its agents: setting what they have already would lock them for nothing.
+    differs = (
+        "WITH n, row WHERE any(name IN keys(row.properties) WHERE coalesce(n[name] <> row.properties[name], true)) "
+    )
+    return (
+        f"CALL () {{ UNWIND $nodes.{label} AS row MERGE (n:{label} {{id: row.id}}) "
+        f"{differs if label is Label.AGENT else ''}SET n += row.properties }}"
+    )
 
 
 def merge_relations(relation: Relation) -> str:
-    """$rows: {start, end, properties}, by the ids of nodes that exist."""
+    """A part of a statement; $relations has rows {start, end, properties} by label; both ends have to exist."""
     key = ", ".join(f"{name}: row.properties.{name}" for name in relation.key)
     return (
-        "UNWIND $rows AS row "
+        f"CALL () {{ UNWIND $relations.{relation.label} AS row "
         f"MATCH (a:{relation.start} {{id: row.start}}) MATCH (b:{relation.end} {{id: row.end}}) "
-        f"MERGE (a)-[r:{relation.name} {{{key}}}]->(b) SET r += row.properties"
+        f"MERGE (a)-[r:{relation.name} {{{key}}}]->(b) SET r += row.properties }}"
     )

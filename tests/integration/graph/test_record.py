@@ -6,7 +6,7 @@ import pytest
 
 from fleet.errors import Conflict
 from fleet.graph import Graph, deliberation_of
-from fleet.models import Decision, Role, Status, StoredPlan, Subtask
+from fleet.models import Decision, DeliberationRef, Role, Status, StoredPlan, Subtask
 from tests.harness import Neo4jServer
 from tests.integration.graph.dump import everything, query, targets
 from tests.unit.graph import samples
@@ -22,11 +22,21 @@ def by_id(*plans: StoredPlan) -> dict[str, StoredPlan]:
     [
         samples.decision(samples.plan()),
         samples.failed(samples.plan()),
+        samples.cancelled(samples.plan()),
+        samples.decision(None, task=samples.task(None, replay_of="deliberation-1")),
         samples.decision(None),
         samples.decision(None, task=samples.task(None, story_id=samples.unique("story"))),
         samples.decision(None, status=Status.COMPLETED, ballots=(), failures=(), weights={}, agreement=None),
     ],
-    ids=["partial", "failed", "without plan and story", "with a story only", "fields at their defaults"],
+    ids=[
+        "partial",
+        "failed",
+        "cancelled",
+        "replay",
+        "without plan and story",
+        "with a story only",
+        "fields at their defaults",
+    ],
 )
 def test_a_decision_reads_back_equal(graph: Graph, decision: Decision) -> None:
     assert not graph.is_recorded(decision.deliberation_id)
@@ -53,6 +63,43 @@ def test_a_deliberation_shows_what_was_decided(graph: Graph) -> None:
     assert (shown.expected_count, shown.current_count, shown.rounds) == (3, 2, 2)
     assert (shown.started_at_ms, shown.finished_at_ms) == (decision.started_at_ms, decision.decided_at_ms)
     assert shown.duration_ms == 7_500
+
+
+def test_a_cancelled_deliberation_is_shown_as_cancelled(graph: Graph, neo4j_server: Neo4jServer) -> None:
+    decision = samples.cancelled(samples.plan())
+    graph.record_decisions([decision])
+
+    shown = graph.deliberation(decision.deliberation_id)
+
+    assert shown is not None
+    assert (shown.status, shown.winner_id, shown.results) == (Status.CANCELLED, None, ())
+    assert targets(neo4j_server, "Deliberation", decision.deliberation_id, "DECIDED") == {decision.decision_id}
+    assert targets(neo4j_server, "Deliberation", decision.deliberation_id, "CHOSE") == set()
+
+
+def test_a_replay_names_what_it_repeats_and_belongs_to_the_plan_that_does_not_list_it(
+    graph: Graph, neo4j_server: Neo4jServer
+) -> None:
+    plan = samples.plan()
+    first = samples.decision(plan)
+    listed = DeliberationRef(deliberation_id=first.deliberation_id, role=first.task.role, task_id=first.task.task_id)
+    receipt = plan.receipt.model_copy(update={"deliberations": (listed,)})
+    plan = plan.model_copy(update={"receipt": receipt})
+    again = samples.decision(plan, task=samples.task(plan, replay_of=first.deliberation_id, created_at_ms=2**42))
+    graph.record_decisions([first], by_id(plan))
+    graph.record_decisions([again], by_id(plan))
+
+    shown = graph.deliberation(again.deliberation_id)
+    record = graph.plan(plan.plan.plan_id)
+
+    assert shown is not None
+    assert shown.replay_of == first.deliberation_id
+    statement = "MATCH (d:Deliberation {id: $id}) RETURN d.replay_of AS id"
+    assert query(neo4j_server, statement, id=again.deliberation_id) == [{"id": first.deliberation_id}]
+    both = {first.deliberation_id, again.deliberation_id}
+    assert targets(neo4j_server, "Plan", plan.plan.plan_id, "DELIBERATED") == both
+    assert record is not None
+    assert (record.stored, record.decisions) == (plan, (first, again))
 
 
 def test_proposals_of_equal_rank_keep_their_order(graph: Graph) -> None:
@@ -153,6 +200,15 @@ def test_what_people_query_has_properties_of_its_own(graph: Graph, neo4j_server:
     }
     decided = "MATCH (c:Decision {id: $id}) RETURN c.status AS status, c.winner_id AS winner, c.tokens AS tokens"
     assert one(decided, decision.decision_id) == {"status": "PARTIAL", "winner": AGENTS[1], "tokens": 4711}
+
+
+def test_an_agent_has_the_role_of_the_newest_record(graph: Graph, neo4j_server: Neo4jServer) -> None:
+    author = samples.unique("agent")
+    for role in (Role.DEV, Role.QA):
+        result = samples.result(author, 1)
+        result = result.model_copy(update={"proposal": result.proposal.model_copy(update={"author_role": role})})
+        graph.record_decisions([samples.decision(None, results=(result,))])
+        assert query(neo4j_server, "MATCH (a:Agent {id: $id}) RETURN a.role AS role", id=author) == [{"role": role}]
 
 
 def test_valid_ballots_are_relations_one_per_step_and_place(graph: Graph, neo4j_server: Neo4jServer) -> None:

@@ -145,15 +145,22 @@ def decision(of: StoredPlan | None = None, **fields: Any) -> Decision:
 def failed(of: StoredPlan | None = None, **fields: Any) -> Decision:
     return decision(
         of,
-        status=Status.FAILED,
-        winner_id=None,
-        chosen_by="none",
-        reason="no quorum",
-        results=(),
-        ballots=(),
-        agreement=None,
-        weights={},
-        started_at_ms=None,
-        error_message="0 of 3 proposals",
-        **fields,
+        **{
+            "status": Status.FAILED,
+            "winner_id": None,
+            "chosen_by": "none",
+            "reason": "no quorum",
+            "results": (),
+            "ballots": (),
+            "agreement": None,
+            "weights": {},
+            "started_at_ms": None,
+            "error_message": "0 of 3 proposals",
+            **fields,
+        },
     )
+
+
+def cancelled(of: StoredPlan | None = None, **fields: Any) -> Decision:
+    """As when it was cancelled after its first proposals."""
+    return failed(of, **{"status": Status.CANCELLED, "reason": "cancelled", "error_message": "cancelled", **fields})

@@ -16,15 +16,14 @@ from tests.unit.graph import samples
 
 RELATIONS = [value for value in vars(schema).values() if isinstance(value, Relation)]
 STATEMENTS = {
-    "relate decisions": writer.RELATE_DECISIONS,
-    "relate transition": writer.RELATE_TRANSITION,
+    "claim decisions": writer.CLAIM_DECISIONS,
+    "write decisions": writer.WRITE_DECISIONS,
+    "record transition": writer.RECORD_TRANSITION,
     "decisions": reader.DECISIONS,
     "plan": reader.PLAN,
     "is recorded": reader.IS_RECORDED,
     "transitions": reader.TRANSITIONS,
     "phase": reader.PHASE,
-    **{f"merge {label}": schema.merge_nodes(label) for label in Label},
-    **{f"merge {r.start} {r.name} {r.end}": schema.merge_relations(r) for r in RELATIONS},
 }
 
 
@@ -48,15 +47,15 @@ def test_statements_know_no_labels_and_relations_but_the_schemas(name: str) -> N
 def test_a_record_has_every_label_and_relation_that_decisions_are_made_of() -> None:
     written = recorded()
     others = {Label.PHASE_TRANSITION}
-    assert {label for label, _ in written.nodes()} == set(Label) - others
+    assert {label for label, rows in written.nodes().items() if rows} == set(Label) - others
     by_cypher = {schema.TRANSITIONED, schema.DECISION_DEPENDS_ON}
-    assert {relation for relation, _ in written.relations()} == set(RELATIONS) - by_cypher
+    assert {relation for relation, rows in written.relations().items() if rows} == set(RELATIONS) - by_cypher
 
 
 def test_relations_lead_only_to_nodes_that_are_written() -> None:
     written = recorded()
-    ids = {label: {row["id"] for row in rows} for label, rows in written.nodes()}
-    for relation, rows in written.relations():
+    ids = {label: {row["id"] for row in rows} for label, rows in written.nodes().items()}
+    for relation, rows in written.relations().items():
         assert {row["start"] for row in rows} <= ids[relation.start], relation
         assert {row["end"] for row in rows} <= ids[relation.end], relation
 
@@ -69,7 +68,7 @@ def _storable(value: Any) -> bool:
 
 def test_every_property_is_one_that_neo4j_can_hold() -> None:
     written = recorded()
-    for kind, rows in [*written.nodes(), *written.relations()]:
+    for kind, rows in [*written.nodes().items(), *written.relations().items()]:
         for row in rows:
             bad = {name: value for name, value in row["properties"].items() if not _storable(value)}
             assert not bad, (kind, bad)
@@ -96,9 +95,10 @@ def test_writers_lock_nodes_in_one_order() -> None:
     for id in ("b", "a", "c"):
         written.add(Label.AGENT, id)
         written.add(Label.PLAN, id)
-    nodes = list(written.nodes())
-    assert [label for label, _ in nodes] == [Label.PLAN, Label.AGENT]
-    assert [row["id"] for _, rows in nodes for row in rows] == ["a", "b", "c"] * 2
+    nodes = {label: [row["id"] for row in rows] for label, rows in written.nodes().items() if rows}
+    assert list(nodes.items()) == [(Label.PLAN, ["a", "b", "c"]), (Label.AGENT, ["a", "b", "c"])]
+    statement = writer.WRITE_DECISIONS
+    assert sorted(Label, key=lambda label: statement.index(f"$nodes.{label} ")) == list(Label)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_proposal_without_a_plain_summary_has_no_property_of_that_name(content
     result = result.model_copy(update={"proposal": result.proposal.model_copy(update={"content": content})})
     new = Record()
     record.add_decision(new, samples.decision(None, results=(result,)), None)
-    (row,) = dict(new.nodes())[Label.PROPOSAL]
+    (row,) = new.nodes()[Label.PROPOSAL]
     assert not {"summary", "confidence"} & row["properties"].keys()
 
 
@@ -117,7 +117,7 @@ def test_ballots_make_relations_to_known_proposals_only() -> None:
     ballot = Ballot(agent_id="agent-dev-003", step="vote:1", ranking=("nobody", "agent-dev-001"), valid=True)
     new = Record()
     record.add_decision(new, samples.decision(None, ballots=(ballot,)), None)
-    rows = dict(new.relations())[schema.RANKED]
+    rows = new.relations()[schema.RANKED]
     assert [(row["start"], row["properties"]["position"]) for row in rows] == [("agent-dev-003", 2)]
 
 
