@@ -15,7 +15,7 @@ import httpx2
 
 from fleet.cli.output import plain
 from fleet.cli.refusals import sentence
-from fleet.settings import Settings, WrongSettings, get_settings
+from fleet.settings import Settings, WrongSettings, load
 
 FAILED, BAD_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 PAGE = 200  # the most that one page of a list holds
@@ -55,10 +55,13 @@ def fleet_file() -> Path:
     return settings().dir / "fleet.json"
 
 
-def settings() -> Settings:
-    """The settings; ends the command with exit code 2 when one is wrong."""
+def settings(**given: Any) -> Settings:
+    """The settings, with what is given here in place of the environment's.
+
+    Raises: Failure, with exit code 2, when one is wrong.
+    """
     try:
-        return get_settings()
+        return load(**given)
     except WrongSettings as error:
         fail(f"wrong settings: {error}", BAD_USAGE)
 

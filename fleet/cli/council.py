@@ -86,10 +86,10 @@ def _print_one(found: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _print(councils: list[Mapping[str, Any]]) -> None:
-    columns = ["role", "council", "status", "rounds", "engine", "model", "agents"]
+    columns = ["role", "status", "rounds", "engine", "model", "agents"]
     table("Councils", columns, [_row(one) for one in councils])
 
 
 def _row(one: Mapping[str, Any]) -> list[Any]:
-    about = [one["role"], one["council_id"], one["status"], one["deliberation_rounds"], one["agent_type"]]
+    about = [one["role"], one["status"], one["deliberation_rounds"], one["agent_type"]]
     return [*about, one.get("model"), ", ".join(agent["agent_id"] for agent in one["agents"])]

@@ -5,9 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from rich.text import Text
 
 from fleet.cli.client import Client, at
-from fleet.cli.output import json_option, print_deliberation, print_json, print_page, seconds, status, task_of, when
+from fleet.cli.output import (
+    COLOURS,
+    json_option,
+    print_deliberation,
+    print_json,
+    print_page,
+    seconds,
+    status,
+    task_of,
+    when,
+)
 from fleet.cli.parameters import ID, ROLE, STATUS, limit_option
 from fleet.cli.watch import finish, wait_for
 from fleet.models import MAX_AGENTS, MAX_ROUNDS
@@ -64,7 +75,7 @@ def list_deliberations(state: str | None, role: str | None, plan: str | None, li
     if as_json:
         print_json(page)
     else:
-        columns = ["deliberation", "role", "status", "step", "since (UTC)", "took", "winner", "task"]
+        columns = ["deliberation", "role", "status", "since (UTC)", "took", "task"]
         print_page(page, "Deliberations", columns, _row)
 
 
@@ -131,5 +142,5 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(found: Mapping[str, Any]) -> list[Any]:
     since, took = when(found["created_at_ms"]), seconds(found.get("duration_ms"))
-    about = [found["deliberation_id"], found["role"], status(found["status"]), found.get("step")]
-    return [*about, since, took, found.get("winner_id"), task_of(found)]
+    running = Text(found["step"], COLOURS["IN_PROGRESS"]) if found.get("step") else status(found["status"])
+    return [found["deliberation_id"], found["role"], running, since, took, task_of(found)]

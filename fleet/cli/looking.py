@@ -56,9 +56,20 @@ def queues(as_json: bool) -> None:
 def jobs(as_json: bool) -> None:
     """Show what the workers run right now."""
     answer = Client().get(at("jobs"))
-    columns = {"deliberation": "deliberation_id", "step": "step", "agent": "agent_id", "worker": "worker"}
-    columns |= {"queue": "queue", "runs for s": "runtime_s"}
-    _print(answer, as_json, "Jobs", {"job": "name", **columns})
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        [
+            one.get("deliberation_id"),
+            one.get("step") or one["name"],
+            one.get("agent_id"),
+            one["worker"],
+            one["runtime_s"],
+        ]
+        for one in answer["items"]
+    ]
+    table("Jobs", ["deliberation", "what", "agent", "worker", "runs for s"], rows)
 
 
 @click.command()

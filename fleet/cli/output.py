@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -21,7 +22,21 @@ _WIDE = 160  # columns where there is no terminal to say: wide enough that no id
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
 console = Console(highlight=False, width=_WIDTH)
 
-LONG = ("agents", "reason", "task", "proposal", "payload", "remedy", "state", "queues", "scopes", "title", "subject")
+LONG = (
+    "agents",
+    "reason",
+    "task",
+    "proposal",
+    "payload",
+    "remedy",
+    "state",
+    "queues",
+    "scopes",
+    "title",
+    "deliberations",
+    "figures",
+)
+_SHORT = 16  # characters that are left to such a column at least
 COLOURS = {"COMPLETED": "green", "PARTIAL": "yellow", "FAILED": "red", "CANCELLED": "red", "IN_PROGRESS": "cyan"}
 
 
@@ -53,8 +68,27 @@ def seconds(ms: int | None) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table; strings in `rows` are shown as they are, never as markup, and None as a dash."""
-    console.print(make_table(title, columns, rows))
+    """Prints a table; strings in `rows` are shown as they are, never as markup, and None as a dash.
+
+    Where it is too wide for the terminal each row is a paragraph instead: an id that is cut is no use.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    if _least_width(columns, cells) <= console.width:
+        console.print(make_table(title, columns, cells))
+        return
+    console.print(Text(plain(title), style="bold"))
+    for row in cells:
+        paragraph = Table.grid(padding=(0, 2))
+        for name, value in zip(columns, row, strict=True):
+            paragraph.add_row(Text(name, style="bold"), value)
+        console.print(paragraph, "")
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """What a table needs so that only the columns of `LONG` are broken into lines."""
+    widths = [max([cell_len(name), *(row[place].cell_len for row in rows)]) for place, name in enumerate(columns)]
+    needed = [min(width, _SHORT) if name in LONG else width for name, width in zip(columns, widths, strict=True)]
+    return 1 + sum(3 + width for width in needed)
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

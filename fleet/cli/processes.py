@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fleet import stack, telemetry
+from fleet import stack
 from fleet.cli.client import FAILED, fail, settings
 from fleet.errors import FleetError
 
@@ -34,6 +34,7 @@ def up(folder: Path, engine: str, port: int | None) -> None:
     Ctrl-C stops it in seconds and gives work back to its queue; SIGTERM lets running work end first.
     When everything is ready, DIR/fleet.json says where; the other verbs read it.
     """
+    settings(**({"agent_queue": "gpu"} if engine == "vllm" else {"engine": engine}))
     try:
         sys.exit(stack.up(folder, engine, port, lambda text: click.echo(text, err=True)))
     except FleetError as error:
@@ -48,5 +49,4 @@ def listener() -> None:
     """
     from fleet import bus
 
-    telemetry.configure()
     sys.exit(bus.run(settings()))

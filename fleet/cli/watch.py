@@ -16,9 +16,6 @@ from fleet.cli.output import console, print_deliberation
 from fleet.cli.progress import Track, concerns, event_line, is_last
 from fleet.cli.stream import PATIENCE_S, Event, Stream
 
-# The clocks of the API and of ValKey, which numbers the events, may differ by this much.
-_CLOCK_SKEW_MS = 300_000
-
 
 class Watch:
     """Follows some deliberations until all are final."""
@@ -49,8 +46,8 @@ class Watch:
         note = self._screen.print if self._screen.is_terminal else _to_stderr
         if len(self.tracks) == 1:
             return Stream(self._client, at("deliberations", *self.tracks, "events"), note=note)
-        after = str(max(0, self._since_ms - _CLOCK_SKEW_MS))
-        return Stream(self._client, at("events"), after=after, note=note)
+        since = str(self._since_ms - 1)  # ValKey's clock, which numbers the events too
+        return Stream(self._client, at("events"), after=since, note=note)
 
     def _take(self, event: Event | None, show: Callable[[Track, Event], None]) -> None:
         if event is None:

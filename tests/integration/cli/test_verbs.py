@@ -74,6 +74,13 @@ def test_deliberations_are_listed_by_status_role_and_plan(served: Served) -> Non
     assert alone in served.cli("deliberation", "list").stdout
 
 
+def test_a_narrow_terminal_shows_whole_ids(served: Served) -> None:
+    id = served.pending()
+    for columns in ("60", "80", "200"):
+        code, text, _ = served.start("deliberation", "list", COLUMNS=columns).finished()
+        assert (code, id in text) == (0, True)
+
+
 def test_a_list_goes_on_over_pages_up_to_its_limit(served: Served) -> None:
     for n in range(205):
         served.store.dead_letters.add("planning.plan.approved", f"reason {n}", f"payload {n}")
