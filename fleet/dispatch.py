@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, Signature
 
+from fleet import telemetry
 from fleet.celery import app as celery_app
 from fleet.deliberation.steps import participants
 from fleet.errors import NotFound, WrongState
@@ -250,7 +251,7 @@ class Dispatcher:
     def _close(self, id: str, step: str) -> Signature:
         options: dict[str, Any] = {"task_id": f"{_group_id(id, step)}.close", "queue": COUNCIL_QUEUE}
         # Until the first part starts the only limit is the time in the queue; then the part sets the step's deadline.
-        options |= {"chord_deadline": self._settings.queue_ttl_s, "chord_partial": True}
+        options |= {"chord_deadline": self._settings.queue_ttl_s, "chord_partial": True, "headers": telemetry.carried()}
         signature: Signature = self._app.signature(CLOSE_STEP, args=(id, step), options=options)
         return signature
 

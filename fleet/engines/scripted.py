@@ -24,15 +24,16 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
 from fleet.engines.conform import UnsupportedSchema, conform
 from fleet.engines.scripted_answers import Author, requirements_of
 from fleet.errors import EngineCancelled, EngineError, EngineTimeout, InvalidRequest
+from fleet.settings import Behaviour
 
-BEHAVIOURS = ("normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent")
+BEHAVIOURS = get_args(Behaviour)
 _CHARS_PER_TOKEN = 4
 
 

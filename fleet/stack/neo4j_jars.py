@@ -7,7 +7,6 @@ dependencies. To make it anew for another version: `python -m fleet.stack.neo4j_
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import requests
 import urllib3
 from jgo.constants import MAVEN_CENTRAL_URL
 
+from fleet.settings import get_settings
 from fleet.stack.errors import FetchFailed
 
 LOCK = Path(__file__).with_name("neo4j.lock")
@@ -51,9 +51,9 @@ def read_lock() -> list[Jar]:
 
 def folder() -> Path:
     """Where the jars are once fetched, one folder for one content of the lock file."""
-    cache = os.environ.get("FLEET_CACHE_DIR") or "~/.cache/fleet"
+    cache = get_settings().cache_dir or Path("~/.cache/fleet")
     content = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    return Path(cache).expanduser().absolute() / f"neo4j-{content}"
+    return cache.expanduser().absolute() / f"neo4j-{content}"
 
 
 def is_fetched() -> bool:

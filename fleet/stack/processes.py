@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import fleet
+from fleet.settings import ORIGINALS, variables
 from fleet.stack.errors import EngineRefused
 from fleet.stack.process import Process, Server
 from fleet.stack.scripts import script
@@ -124,8 +125,10 @@ class Fleet:
 
     def connect(self) -> None:
         """Tells every process where the servers are; called when they run, for only then their ports are certain."""
+        settings = self.settings()
+        aliases = {original: None for name, original in ORIGINALS.items() if variables(name)[0] in settings}
         for process in (self.listener, *self.workers, self.api, self.flower):
-            process.env.update(self.settings())
+            process.env.update({**settings, **aliases})
 
     def settings(self) -> dict[str, str]:
         """The environment of every process; the API key is for the API alone."""

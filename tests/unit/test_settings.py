@@ -4,13 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from fleet.engines.scripted import BEHAVIOURS
-from fleet.settings import ORIGINALS, Behaviour, Settings, WrongSettings, load, variables
+from fleet.settings import ORIGINALS, Settings, WrongSettings, load, variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,10 +38,6 @@ def test_a_behaviour_without_a_pattern_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("FLEET_SCRIPTED_BEHAVIOURS", "agent-dev-002")
     with pytest.raises(ValidationError, match="not pattern=behaviour: agent-dev-002"):
         Settings()
-
-
-def test_the_behaviours_that_settings_take_are_those_of_the_engine() -> None:
-    assert get_args(Behaviour) == BEHAVIOURS
 
 
 VALUES = {

@@ -8,6 +8,7 @@ import pytest
 
 from fleet.stack import neo4j_jars, ports, processes
 from fleet.stack.errors import AlreadyRunning, EngineRefused, FetchFailed, PortTaken, StartFailed
+from fleet.stack.processes import Fleet
 from fleet.stack.secret_file import secret, write_private
 
 CONTENT = b"a jar"
@@ -138,3 +139,12 @@ def test_errors_say_what_to_look_at() -> None:
     assert str(PortTaken("api", 80)) == "api: port 80 of 127.0.0.1 is taken"
     assert str(AlreadyRunning(Path("x"), 7)) == "a fleet is running in x already (pid 7)"
     assert str(StartFailed("api", "ended", Path("x/api.log"), "boom")) == "api ended; end of x/api.log:\nboom"
+
+
+def test_processes_of_a_fleet_do_not_hear_the_originals_names_of_what_they_are_told(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "scripted", None)
+    fleet.connect()
+    for process in (fleet.listener, fleet.api, *fleet.workers):
+        assert process.env["FLEET_NATS_URL"] == fleet.nats.url
+        assert {process.env[name] for name in ("NATS_URL", "VALKEY_URL", "NEO4J_URI", "AGENT_TYPE")} == {None}
+        assert "LOG_LEVEL" not in process.env
