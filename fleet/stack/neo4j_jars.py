@@ -18,7 +18,7 @@ import requests
 import urllib3
 from jgo.constants import MAVEN_CENTRAL_URL
 
-from fleet.settings import get_settings
+from fleet.settings import load
 from fleet.stack.errors import FetchFailed
 
 LOCK = Path(__file__).with_name("neo4j.lock")
@@ -51,7 +51,7 @@ def read_lock() -> list[Jar]:
 
 def folder() -> Path:
     """Where the jars are once fetched, one folder for one content of the lock file."""
-    cache = get_settings().cache_dir or Path("~/.cache/fleet")
+    cache = load().cache_dir or Path("~/.cache/fleet")
     content = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     return cache.expanduser().absolute() / f"neo4j-{content}"
 
