@@ -59,16 +59,9 @@ def jobs(as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    rows = [
-        [
-            one.get("deliberation_id"),
-            one.get("step") or one["name"],
-            one.get("agent_id"),
-            one["worker"],
-            one["runtime_s"],
-        ]
-        for one in answer["items"]
-    ]
+    names = ("deliberation_id", "what", "agent_id", "worker", "runtime_s")
+    jobs = [{"what": one.get("step") or one["name"], **one} for one in answer["items"]]
+    rows = [[_text(one.get(name)) for name in names] for one in jobs]
     table("Jobs", ["deliberation", "what", "agent", "worker", "runs for s"], rows)
 
 
