@@ -26,9 +26,10 @@ class DeliberationsQuery(PageQuery):
     status: Status | None = None
     role: Role | None = None
     plan_id: Id | None = None
+    story_id: Id | None = None
 
     def matching(self) -> dict[str, str]:
-        return self.model_dump(mode="json", include={"status", "role", "plan_id"}, exclude_none=True)
+        return self.model_dump(mode="json", include={"status", "role", "plan_id", "story_id"}, exclude_none=True)
 
 
 class DeliberationPage(Model):

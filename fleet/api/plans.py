@@ -10,7 +10,7 @@ from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
 from fleet.errors import NotFound
-from fleet.models import Model, PlanReceipt, PlanRequest, Role, Status, StoredPlan
+from fleet.models import Id, Model, PlanReceipt, PlanRequest, Role, Status, StoredPlan
 
 plans = Section("plans", "Approved plans: what is handed in, and the deliberations that follow from it")
 
@@ -42,6 +42,10 @@ class PlanPage(Model):
     next_cursor: str | None = Field(None, description="Absent on the last page")
 
 
+class PlansQuery(PageQuery):
+    story_id: Id | None = None
+
+
 @plans.operation(
     "POST",
     "/plans",
@@ -67,12 +71,12 @@ def submit_plan(body: PlanRequest) -> Response:
     "/plans",
     Operation(
         summary="List plans, the newest first",
-        query=PageQuery,
+        query=PlansQuery,
         answers={200: Answer("Some of the plans of the last 35 days", PlanPage)},
     ),
 )
-def list_plans(query: PageQuery) -> Response:
-    page = services().store.pages.plans(query.limit, query.position())
+def list_plans(query: PlansQuery) -> Response:
+    page = services().store.pages.plans(query.limit, query.position(), query.story_id)
     ids = [one.deliberation_id for stored in page.items for one in stored.receipt.deliberations]
     statuses = services().store.pages.statuses(ids)
     return reply(PlanPage(items=tuple(_view(stored, statuses) for stored in page.items), next_cursor=encode(page.end)))

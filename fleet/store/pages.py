@@ -55,9 +55,10 @@ class Pages:
         )
         return _cut(found, limit)
 
-    def plans(self, limit: int, after: Position | None = None) -> Page[StoredPlan]:
+    def plans(self, limit: int, after: Position | None = None, story_id: str | None = None) -> Page[StoredPlan]:
         entries = (position for chunk in self._walk(base.PLANS, after) for position in chunk)
-        found = ((position, plan) for position in entries if (plan := self._submissions.plan(position.id)))
+        plans = ((position, plan) for position in entries if (plan := self._submissions.plan(position.id)))
+        found = ((position, stored) for position, stored in plans if story_id in (None, stored.plan.story_id))
         return _cut(found, limit)
 
     def dead_letters(self, limit: int, after: Position | None = None) -> Page[DeadLetter]:

@@ -197,3 +197,12 @@ def test_pages_hold_every_plan_once_the_newest_first(client: FlaskClient) -> Non
     ids = [one["plan_id"] for page in (first, second, third) for one in page["items"]]
     assert ids == [f"plan-{number}" for number in (4, 3, 2, 1, 0)]
     assert "next_cursor" not in third
+
+
+def test_plans_and_deliberations_are_listed_by_story(client: FlaskClient) -> None:
+    for number in range(3):
+        client.post("/v1/plans", json={**PLAN, "plan_id": f"plan-{number}", "story_id": f"story-{number % 2}"})
+    found = client.get("/v1/plans?story_id=story-0").json["items"]
+    assert [one["plan_id"] for one in found] == ["plan-2", "plan-0"]
+    deliberations = client.get("/v1/deliberations?story_id=story-1").json["items"]
+    assert {one["plan_id"] for one in deliberations} == {"plan-1"}
