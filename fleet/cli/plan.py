@@ -57,11 +57,12 @@ def show(plan_id: str, as_json: bool) -> None:
 
 
 @plan.command("list")
+@click.option("--story", metavar="ID", type=ID, help="Only the plans of this story.")
 @limit_option
 @json_option
-def list_plans(limit: int, as_json: bool) -> None:
+def list_plans(story: str | None, limit: int, as_json: bool) -> None:
     """List the plans of the last 35 days, the newest first."""
-    page = Client().pages(at("plans"), limit)
+    page = Client().pages(at("plans"), limit, story_id=story)
     if as_json:
         print_json(page)
     else:

@@ -33,6 +33,12 @@ def test_the_same_plan_again_changes_nothing_and_another_one_is_refused_with_the
     assert "give the changed plan another plan_id" in refused.stderr
 
 
+def test_plans_are_listed_by_story(served: Served) -> None:
+    submit(served)
+    submit(served, plan_id="p-2", story_id="s-2")
+    assert [one["plan_id"] for one in served.json("plan", "list", "--story", "s-2")["items"]] == ["p-2"]
+
+
 def test_a_date_in_yaml_is_a_timestamp(served: Served) -> None:
     text = "plan_id: p-1\nstory_id: s-1\nroles: [DEV]\ntimestamp: 2026-11-21T10:00:00Z\n"
     assert served.json("plan", "submit", "-", stdin=text)["plan_id"] == "p-1"
