@@ -239,6 +239,7 @@ def environment(page: Path, fleet: RunningFleet | None) -> dict[str, str]:
         keys = {"FLEET_VALKEY_URL": "valkey_url", "FLEET_NATS_URL": "nats_url", "FLEET_NEO4J_URI": "neo4j_uri"}
         keys |= {"FLEET_NEO4J_USER": "neo4j_user", "FLEET_NEO4J_PASSWORD": "neo4j_password"}
         found |= {variable: fleet.details[key] for variable, key in keys.items()}
+        found["FLOWER_PORT"] = str(free_port())
         found |= {"FLEET_ENGINE": "scripted", "FLEET_API_BIND": f"127.0.0.1:{free_port()}", "FLEET_API_KEY": "x" * 32}
     return found
 
