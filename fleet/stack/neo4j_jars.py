@@ -7,6 +7,7 @@ dependencies. To make it anew for another version: `python -m fleet.stack.neo4j_
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ import requests
 import urllib3
 from jgo.constants import MAVEN_CENTRAL_URL
 
-from fleet.settings import load
 from fleet.stack.errors import FetchFailed
 
 LOCK = Path(__file__).with_name("neo4j.lock")
@@ -51,9 +51,9 @@ def read_lock() -> list[Jar]:
 
 def folder() -> Path:
     """Where the jars are once fetched, one folder for one content of the lock file."""
-    cache = load().cache_dir or Path("~/.cache/fleet")
+    cache = os.environ.get("FLEET_CACHE_DIR") or "~/.cache/fleet"
     content = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    return cache.expanduser().absolute() / f"neo4j-{content}"
+    return Path(cache).expanduser().absolute() / f"neo4j-{content}"
 
 
 def is_fetched() -> bool:
