@@ -43,7 +43,7 @@ class Feed:
 
     def lines(self) -> Iterator[str]:
         """Chunks of the stream. Comments come at least every `heartbeat_s`, so that a dead connection is noticed."""
-        yield f"retry: {RETRY_MS}\n\n"
+        yield f"retry: {RETRY_MS}\nid: {self.after}\n\n"  # who loses the connection before an event resumes here
         said = time.monotonic()
         while not self._ended():
             text = self._next()
@@ -54,7 +54,9 @@ class Feed:
                 said = time.monotonic()
 
     def _ended(self) -> bool:
-        return self.stopping() or (self.until is not None and order(self.after) >= order(self.until))
+        if self.until is None:
+            return self.stopping()
+        return order(self.after) >= order(self.until)  # not before, for it would look whole
 
     def _next(self) -> str:
         """The next events; none after a while without any."""

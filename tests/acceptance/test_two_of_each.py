@@ -81,7 +81,7 @@ def events(api: httpx2.Client, after: str = "0") -> list[tuple[str, str]]:
     """Id and subject of everything in the log after `after`, as this API streams it."""
     text = api.get("/v1/events", params={"follow": "false"}, headers={"Last-Event-ID": after}).text
     blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block]
-    return [(block["id"], block["event"]) for block in blocks if "id" in block]
+    return [(block["id"], block["event"]) for block in blocks if {"id", "event"} <= block.keys()]
 
 
 def completed_on_nats(fleet: RunningFleet) -> Counter[str]:

@@ -28,7 +28,7 @@ def read(client: FlaskClient, path: str = "/v1/events", **headers: str) -> list[
     answer = client.get(f"{path}{'&' if '?' in path else '?'}follow=false", headers=headers)
     assert answer.status_code == 200
     assert answer.mimetype == "text/event-stream"
-    assert answer.text.startswith("retry: 1000\n\n")
+    assert answer.text.startswith("retry: 1000\nid: ")
     return events(answer.text)
 
 
@@ -139,7 +139,7 @@ def test_a_feed_with_an_end_does_not_look_whole_when_valkey_goes_away() -> None:
 def test_a_feed_without_events_sends_heartbeats(store: Store) -> None:
     beats = iter([False, False, True])
     feed = Feed(store.events, "0", stopping=lambda: next(beats), heartbeat_s=0.001, block_ms=5)
-    assert list(feed.lines()) == ["retry: 1000\n\n", ": heartbeat\n\n", ": heartbeat\n\n"]
+    assert list(feed.lines()) == ["retry: 1000\nid: 0\n\n", ": heartbeat\n\n", ": heartbeat\n\n"]
 
 
 def test_who_comes_back_after_the_log_was_trimmed_hears_of_the_gap(client: FlaskClient, store: Store) -> None:
@@ -157,3 +157,17 @@ def test_a_deliberations_stream_outlives_the_trimming_of_the_log(client: FlaskCl
     first, _ = plan(client, "plan-1")
     store.client.xtrim("fleet:events", maxlen=0, approximate=False)
     assert len(read(client, f"/v1/deliberations/{first}/events")) == 3
+
+
+def test_a_stream_says_where_it_begins_so_that_who_loses_it_before_an_event_misses_none(
+    client: FlaskClient, store: Store
+) -> None:
+    plan(client, "plan-1")
+    newest = store.events.newest_id()
+    assert client.get("/v1/events?after=$&follow=false").text == f"retry: 1000\nid: {newest}\n\n"
+
+
+def test_a_feed_with_an_end_comes_to_it_although_the_process_is_to_stop(store: Store, client: FlaskClient) -> None:
+    plan(client, "plan-1")
+    feed = Feed(store.events, "0", until=store.events.newest_id(), stopping=lambda: True)
+    assert len(events("".join(feed.lines()))) == 6
