@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
 from typing import Any
@@ -10,6 +11,7 @@ from fleet.stack.process import Process, start_all
 from fleet.stack.processes import Fleet
 
 FINISHED = "fleet:finished"
+KEPT_S = 3.0  # gunicorn closes a connection that is idle for 5 s
 
 
 @contextlib.contextmanager
@@ -32,6 +34,7 @@ class Client:
     def __init__(self, fleet: Fleet):
         self._connection = HTTPConnection("127.0.0.1", fleet.api.port, timeout=90)
         self._headers = {"Authorization": f"Bearer {fleet.api_key}", "Content-Type": "application/json"}
+        self._used_at = 0.0
 
     def __enter__(self) -> "Client":
         return self
@@ -48,9 +51,12 @@ class Client:
         return self._request("GET", path, 200)
 
     def _request(self, method: str, path: str, expected: int, body: bytes | None = None) -> dict[str, Any]:
+        if time.monotonic() - self._used_at > KEPT_S:
+            self._connection.close()  # the request opens another
         self._connection.request(method, path, body, self._headers)
         response = self._connection.getresponse()
         text = response.read()
+        self._used_at = time.monotonic()
         if response.status != expected:
             raise RuntimeError(f"{method} {path}: {response.status} {text.decode()[:500]}")
         answer: dict[str, Any] = json.loads(text)

@@ -12,9 +12,10 @@ import neo4j
 import psutil
 import pytest
 
+from fleet.errors import Conflict
 from fleet.graph import Graph
 from fleet.graph.schema import Label
-from fleet.models import StoryPhase, Subtask
+from fleet.models import StoredPlan, StoryPhase, Subtask
 from tests.harness import Neo4jServer, wait_until
 from tests.integration.graph.dump import everything, query, targets
 from tests.integration.graph.dying_writer import start_writer
@@ -137,6 +138,27 @@ def test_decisions_written_at_once_still_depend_on_each_other(graph: Graph, neo4
         assert targets(neo4j_server, "Decision", later.decision_id, "DEPENDS_ON") == {earlier.decision_id}
 
 
+@pytest.mark.parametrize("attempt", range(3))
+def test_of_two_plans_that_claim_one_id_at_once_only_one_is_written(graph: Graph, attempt: int) -> None:  # noqa: ARG001
+    one = samples.plan()
+    other = samples.plan(one.plan.plan_id, one.plan.story_id, title="Something else")
+    graph.record_decisions([samples.decision(one)])  # the plan's node is there already, without its content
+
+    def write(plan: StoredPlan) -> StoredPlan | None:
+        try:
+            graph.record_decisions([samples.decision(plan)], {plan.plan.plan_id: plan})
+        except Conflict:
+            return None
+        return plan
+
+    written = at_once(*[lambda plan=plan: write(plan) for plan in (one, other) * (WRITERS // 2)])
+
+    record = graph.plan(one.plan.plan_id)
+    assert record is not None
+    assert record.stored in (one, other)
+    assert [plan for plan in written if plan] == [record.stored] * (WRITERS // 2)
+
+
 def test_writers_of_several_plans_of_a_story_and_of_its_transitions_do_not_lose_each_others_work(
     graph: Graph, neo4j_empty: Neo4jServer
 ) -> None:
@@ -157,6 +179,14 @@ def test_writers_of_several_plans_of_a_story_and_of_its_transitions_do_not_lose_
     assert graph.transitions(story) == tuple(transitions)
     newest = query(neo4j_empty, "MATCH (s:Story {id: $id}) RETURN s.at_us AS us", id=story)
     assert newest == query(neo4j_empty, "MATCH (t:PhaseTransition) RETURN max(t.at_us) AS us")
+
+
+def test_a_storys_phase_is_that_of_its_newest_transition_however_many_write(graph: Graph) -> None:
+    stories = [samples.unique("story") for _ in range(20)]
+    for story in stories:
+        transitions = [step(story, StoryPhase.BUILD, phase) for phase in StoryPhase]
+        at_once(*[lambda one=one: graph.record_transition(one) for one in transitions])
+    assert {graph.phase(story) for story in stories} == {StoryPhase.DONE}
 
 
 def test_every_label_has_unique_ids_however_many_create_the_schema(graph: Graph, neo4j_server: Neo4jServer) -> None:
