@@ -55,7 +55,7 @@ FENCE = re.compile(r"^((?:<!--[^\n]*-->\n)*)```(\w+)\n(.*?)^```$", re.MULTILINE 
 COMMENT = re.compile(r"<!-- (not run|save as|keeps running|after Ctrl-C)(?:: (.+?))? -->")
 
 _WRAPPER = """#!/bin/sh
-if [ "$*" = up ]; then set -- up --engine scripted; export FLEET_ENGINE=scripted FLEET_SCRIPTED_LATENCY_S=1; fi
+if [ "$*" = up ]; then set -- up --engine scripted; export FLEET_SCRIPTED_LATENCY_S=1; fi
 exec {fleet} "$@"
 """
 _HEAD = """set -eu -o pipefail
