@@ -150,7 +150,7 @@ class Dispatcher:
         """The council of a role; made with the configured size if there is none."""
         settings = self._settings
         return self._store.councils.get(role) or self._store.councils.ensure(
-            Council.of(role, settings.agents_per_council, settings.model, settings.engine)
+            Council.of(role, settings.agents_per_council, None, settings.engine)
         )
 
     def ensure_councils(self) -> None:
@@ -205,6 +205,7 @@ class Dispatcher:
             rounds=council.deliberation_rounds if request.rounds is None else request.rounds,
             agents=_agents(council, request.num_agents),
             timeout_ms=timeout_s * 1000,
+            model=council.model,
             strategy=request.strategy,
             created_at_ms=now_ms,
         )

@@ -202,7 +202,7 @@ class Council(Model):
     num_agents: AgentCount
     agents: tuple[Agent, ...]
     status: Literal["active", "idle", "busy"] = "active"
-    model: str | None = None
+    model: str | None = Field(None, description="What its agents think with, where the engine can; else its own model")
     deliberation_rounds: Rounds = 1
     agent_type: str
 
@@ -240,6 +240,7 @@ class Task(Model):
     rounds: Rounds = 1
     agents: tuple[str, ...]
     timeout_ms: int
+    model: str | None = Field(None, description="The council's model; the engine's own unless it has one")
     strategy: Literal["council"] = "council"
     replay_of: str | None = Field(None, description="The deliberation that this one repeats")
     created_at_ms: int

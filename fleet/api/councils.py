@@ -173,7 +173,7 @@ def _asked(body: CouncilRequest) -> Council:
     council = Council.of(
         body.role,
         body.num_agents or settings.agents_per_council,
-        body.model or settings.model,
+        body.model,
         body.agent_type or settings.engine,
     )
     rounds = council.deliberation_rounds if body.deliberation_rounds is None else body.deliberation_rounds

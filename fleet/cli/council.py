@@ -38,7 +38,7 @@ def show(role: str, as_json: bool) -> None:
 @click.option(
     "--rounds", type=click.IntRange(0, MAX_ROUNDS), help="Rounds of review in a deliberation; 1 unless given."
 )
-@click.option("--model", help="The model that its agents think with; the engine's own unless given.")
+@click.option("--model", help="The model that its agents ask an openai engine for; the engine's own unless given.")
 @json_option
 def create(role: str, agents: int | None, rounds: int | None, model: str | None, as_json: bool) -> None:
     """Create the council of ROLE; the same council again changes nothing.

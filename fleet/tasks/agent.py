@@ -92,6 +92,7 @@ def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) 
         max_tokens=schemas.max_tokens(schema),
         temperature=temperature,
         timeout_s=max(0.001, min(settings.request_timeout_s, remaining_s)),
+        model=task.model,
         tags=tags | {"candidates": candidates},
     )
     return generation, shown

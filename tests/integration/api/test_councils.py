@@ -11,8 +11,8 @@ from fleet.models import Answer, Council, Decision, Failure, Role, Status
 from fleet.settings import Settings
 from fleet.store import RECORD, Part, Store
 from fleet.store.workers import Job, WorkerState
+from fleet.tasks import agent, process
 from fleet.tasks import council as council_tasks
-from fleet.tasks import process
 from fleet.tasks.runtime import Runtime
 
 from .conftest import Gunicorn
@@ -277,3 +277,12 @@ def test_an_agent_that_is_removed_meanwhile_is_waited_for(client: FlaskClient, s
 def test_what_is_asked_of_a_council_that_is_there_stays(store: Store) -> None:
     small, large = (Council.of(Role.QA, size, None, "scripted") for size in (1, 2))
     assert [store.councils.ensure(council) for council in (small, large)] == [small, small]
+
+
+def test_a_council_with_a_model_of_its_own_asks_for_that_one(client: FlaskClient, store: Store) -> None:
+    made(client, model="org/model-1")
+    task = store.deliberations.task(submitted(client)["deliberation_id"])
+    generation, _ = agent._generation(Part(task.deliberation_id, "propose:0", task.agents[0]), task, 60.0, Settings())
+    assert (task.model, generation.model) == ("org/model-1", "org/model-1")
+    client.delete("/v1/councils/DEV")
+    assert store.deliberations.task(submitted(client)["deliberation_id"]).model is None
