@@ -1,4 +1,7 @@
-"""Who may call the API: the bearer of a key, for what its scopes cover; without a configured key, this machine only."""
+"""Who may call the API: the bearer of a key, for what its scopes cover.
+
+Without a configured key, this machine only: without any key to do everything, with one to do what that one may.
+"""
 
 import hashlib
 import hmac
@@ -29,21 +32,22 @@ LOCAL = Caller("local", (Scope.ADMIN,))
 
 
 def authenticate(settings: Settings) -> Caller:
-    """The caller. The configured key needs no ValKey.
+    """The caller. A key that is presented is always checked; the configured one needs no ValKey.
 
     Raises: Refused (401 no or wrong key, 403 no key configured and the caller is on another machine).
     """
-    if key := settings.api_key.get_secret_value():
-        return _bearer(key)
-    if is_local(request.remote_addr or ""):
-        return LOCAL
-    raise Refused(problems.FORBIDDEN, "without a configured key, the API answers callers on its own machine only")
+    configured = settings.api_key.get_secret_value()
+    if not configured and not is_local(request.remote_addr or ""):
+        raise Refused(problems.FORBIDDEN, "without a configured key, the API answers callers on its own machine only")
+    if configured or "Authorization" in request.headers:
+        return _bearer(configured)
+    return LOCAL
 
 
 def _bearer(configured: str) -> Caller:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        if hmac.compare_digest(_hash(given.strip()), _hash(configured)):
+        if configured and hmac.compare_digest(_hash(given.strip()), _hash(configured)):
             return CONFIGURED
         if key := services().store.keys.find(given.strip()):
             return Caller(key.key_id, key.scopes)

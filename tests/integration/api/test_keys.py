@@ -90,7 +90,7 @@ def test_a_key_may_do_what_its_scope_covers_and_is_told_what_it_lacks(
 
 def test_a_key_without_the_scope_is_refused_before_its_body_is_read(as_scope: As, store: Store) -> None:
     assert as_scope("read").post("/v1/deliberations", data=b"{").status_code == 403
-    assert store.client.llen("agents") == 0
+    assert store.statistics.ready(["agents"])["agents"] == 0
 
 
 def test_no_key_makes_another_with_more_than_it_has(as_scope: As) -> None:
@@ -180,6 +180,28 @@ def test_without_a_configured_key_this_machine_may_do_everything_and_no_other_an
     text = made(client, "admin")["key"]
     elsewhere = {"environ_base": {"REMOTE_ADDR": "10.0.0.7"}, "headers": {"Authorization": f"Bearer {text}"}}
     assert client.get("/v1/keys", **elsewhere).status_code == 403
+
+
+@pytest.fixture
+def unguarded(settings: Settings) -> Iterator[Flask]:
+    """The API without a configured key."""
+    app = create_app(settings.model_copy(update={"api_key": type(settings.api_key)("")}))
+    app.test_client_class = CheckedClient
+    yield app
+    app.extensions["fleet"].store.close()
+
+
+def test_without_a_configured_key_a_key_that_is_presented_still_means_its_scopes(unguarded: Flask) -> None:
+    reader = calling(unguarded, made(unguarded.test_client(), "read")["key"])
+    assert reader.get("/v1/plans").status_code == 200
+    assert reader.get("/v1/keys").status_code == 403
+    assert reader.post("/v1/deliberations", json=BODY).status_code == 403
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic abc"])
+def test_without_a_configured_key_a_wrong_one_is_refused(unguarded: Flask, given: str) -> None:
+    answer = unguarded.test_client().get("/v1/plans", headers={"Authorization": given})
+    assert answer.status_code == 401
 
 
 def test_the_log_says_which_key_a_request_came_with_and_never_its_text(app: Flask, client: FlaskClient) -> None:
