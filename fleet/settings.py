@@ -5,6 +5,7 @@ contradictory, before anything connects.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -39,6 +40,11 @@ T = TypeVar("T")
 CONFIG = "FLEET_CONFIG"
 # Read by the command line alone, which may be on a machine without a fleet.
 OTHER_VARIABLES = (CONFIG, "FLEET_URL")
+# What Kubernetes and Docker tell every container of a service that is named fleet or fleet-….
+_LINK = re.compile(
+    r"FLEET_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST=|SERVICE_PORT(?:_[A-Z0-9_]+)?="
+    r"|PORT=(?:tcp|udp|sctp)://|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?=)"
+)
 ORIGINALS = {
     "valkey_url": "VALKEY_URL",
     "nats_url": "NATS_URL",
@@ -319,7 +325,7 @@ def load(**given: Any) -> Settings:
 def _unknown(from_file: Mapping[str, Any]) -> Iterator[str]:
     known = [variables(name)[0] for name in Settings.model_fields] + list(OTHER_VARIABLES)
     for variable in sorted(set(os.environ) - set(known)):
-        if variable.startswith("FLEET_"):
+        if variable.startswith("FLEET_") and not _LINK.match(f"{variable}={os.environ[variable]}"):
             yield f"{variable}: there is no such setting{_meant(variable, known)}"
     for key in sorted(set(from_file) - set(Settings.model_fields)):
         yield f"{key} in {config_file()}: there is no such setting{_meant(key.lower(), list(Settings.model_fields))}"

@@ -224,6 +224,32 @@ def test_variables_that_only_the_command_line_reads_are_known(monkeypatch: pytes
     load()
 
 
+LINKS = {
+    "FLEET_SERVICE_HOST": "10.0.0.1",
+    "FLEET_SERVICE_PORT": "8080",
+    "FLEET_API_SERVICE_HOST": "10.0.0.1",
+    "FLEET_API_SERVICE_PORT_HTTP": "8080",
+    "FLEET_PORT": "tcp://10.0.0.1:8080",
+    "FLEET_API_PORT": "tcp://10.0.0.1:8080",
+    "FLEET_API_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "FLEET_API_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "FLEET_PORT_53_UDP_PROTO": "udp",
+}
+
+
+def test_variables_that_kubernetes_and_docker_make_of_a_service_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    default = load()
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert load() == default
+
+
+def test_a_port_that_somebody_meant_as_a_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, FLEET_API_PORT="9000").startswith("FLEET_API_PORT: there is no such setting")
+
+
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
