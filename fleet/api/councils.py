@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flask import Response
 from pydantic import Field
 
+from fleet.api.idempotent import derived_id
 from fleet.api.replies import no_content, reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
@@ -73,7 +74,7 @@ def create_council(body: CouncilRequest) -> Response:
             raise Conflict("council", asked.role)
         return asked
 
-    before, _ = services().store.councils.change(asked.role, make)
+    before, _ = services().store.councils.change(asked.role, make, derived_id("council", asked.dump()))
     return _answer(asked, 200 if before else 201)
 
 
@@ -114,7 +115,8 @@ def delete_council(role: str) -> Response:
     ),
 )
 def add_agent(role: str, body: AgentRequest) -> Response:
-    return _answer(_changed(role, lambda council: with_agent(council, body.agent_id)), 201)
+    id = derived_id("agent", role, body.agent_id)
+    return _answer(_changed(role, lambda council: with_agent(council, body.agent_id), id), 201)
 
 
 @councils.operation(
@@ -180,9 +182,9 @@ def _asked(body: CouncilRequest) -> Council:
     return council.model_copy(update={"deliberation_rounds": rounds})
 
 
-def _changed(role: str, to: Callable[[Council], Council]) -> Council:
+def _changed(role: str, to: Callable[[Council], Council], id: str | None = None) -> Council:
     """The council of a role after the change. Raises: NotFound, and what `to` raises."""
-    _, after = services().store.councils.change(_role(role), lambda there: to(_there(there, role)))
+    _, after = services().store.councils.change(_role(role), lambda there: to(_there(there, role)), id)
     return _there(after, role)
 
 

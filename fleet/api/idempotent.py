@@ -12,7 +12,7 @@ from fleet.api import problems
 from fleet.api.problems import Refused
 from fleet.api.reading import idempotency_key
 from fleet.api.services import services
-from fleet.models import Model, digest
+from fleet.models import Model, derive_id, digest
 from fleet.store.idempotency import Claim
 
 MOST_BYTES = 256 * 1024
@@ -49,6 +49,12 @@ def seed() -> str | None:
     """The same random text however often the request is sent with its key; None without one."""
     found: str | None = g.get("idempotency_seed")
     return found
+
+
+def derived_id(*parts: str | None) -> str | None:
+    """The same id for the same parts however often the request is sent with its key; None without one."""
+    found = seed()
+    return derive_id(found, *parts) if found else None
 
 
 def _claim(caller: str, key: str, content: str) -> Claim:

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from flask.testing import FlaskClient
 
 from fleet.api.services import Services
@@ -11,8 +12,9 @@ from fleet.models import Answer, Council, Decision, Failure, Role, Status
 from fleet.settings import Settings
 from fleet.store import RECORD, Part, Store
 from fleet.store.workers import Job, WorkerState
-from fleet.tasks import agent, process
+from fleet.tasks import agent as agent_task
 from fleet.tasks import council as council_tasks
+from fleet.tasks import process
 from fleet.tasks.runtime import Runtime
 
 from .conftest import Gunicorn
@@ -194,6 +196,75 @@ def test_of_changes_at_the_same_moment_none_is_lost(served: Gunicorn, store: Sto
     assert len(council.agents) == council.num_agents == 1
 
 
+@pytest.fixture
+def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Loses what ValKey answers next to a command; the client sends the command again."""
+    lost: list[str] = []
+    parse = redis.Redis.parse_response
+
+    def read(self: "redis.Redis", connection: Any, command: str, **options: Any) -> Any:
+        answer = parse(self, connection, command, **options)
+        if command in lost:
+            lost.remove(command)
+            raise redis.exceptions.ConnectionError("the answer is lost")
+        return answer
+
+    monkeypatch.setattr(redis.Redis, "parse_response", read)
+    return lost.append
+
+
+@pytest.mark.parametrize("body", [{}, {"agent_id": "another"}])
+def test_an_agent_is_added_once_though_the_answer_of_the_store_is_lost(
+    client: FlaskClient, lose_answer: Callable[[str], None], body: dict[str, str]
+) -> None:
+    made(client, num_agents=2)
+    lose_answer("EVALSHA")
+    added = client.post("/v1/councils/DEV/agents", json=body)
+    assert (added.status_code, added.json["num_agents"]) == (201, 3)
+    assert client.get("/v1/councils/DEV").json == added.json
+
+
+def test_what_is_removed_is_found_removed_though_the_answer_of_the_store_is_lost(
+    client: FlaskClient, lose_answer: Callable[[str], None]
+) -> None:
+    made(client, num_agents=2)
+    for path in ("/v1/councils/DEV/agents/agent-dev-002", "/v1/councils/DEV"):
+        lose_answer("EVALSHA")
+        assert [client.delete(path).status_code for _ in range(2)] == [204, 404]
+    lose_answer("EVALSHA")
+    assert made(client, num_agents=1)["num_agents"] == 1
+
+
+@pytest.fixture
+def unsettled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process dies between its work and the keeping of its answer."""
+    monkeypatch.setattr(store.idempotency, "keep", lambda claim, _: store.idempotency.free(claim))
+
+
+@pytest.mark.usefixtures("unsettled")
+@pytest.mark.parametrize("body", [{}, {"agent_id": "another"}])
+def test_one_idempotency_key_adds_one_agent_though_its_answer_was_not_kept(
+    client: FlaskClient, body: dict[str, str]
+) -> None:
+    made(client, num_agents=9)
+    headers = {"Idempotency-Key": "key-1"}
+    first, again = (client.post("/v1/councils/DEV/agents", json=body, headers=headers) for _ in range(2))
+    assert (first.status_code, first.json["num_agents"]) == (201, 10)
+    assert (again.status_code, again.json) == (201, first.json)
+    assert client.get("/v1/councils/DEV").json == first.json
+    client.delete("/v1/councils/DEV/agents/agent-dev-001")
+    other = client.post("/v1/councils/DEV/agents", json={"agent_id": "other"}, headers=headers)
+    assert (other.status_code, agents(other.json)[-1]) == (201, "other")
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_one_idempotency_key_makes_one_council_though_its_answer_was_not_kept(client: FlaskClient) -> None:
+    send = lambda: client.post("/v1/councils", json={"role": "DEV"}, headers={"Idempotency-Key": "key-1"})  # noqa: E731
+    first, again = send(), send()
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json == again.json
+
+
 def test_a_council_shows_what_the_workers_say_now(client: FlaskClient, store: Store) -> None:
     made(client, num_agents=2)
     assert client.get("/v1/councils/DEV").json["status"] == "idle"
@@ -282,7 +353,8 @@ def test_what_is_asked_of_a_council_that_is_there_stays(store: Store) -> None:
 def test_a_council_with_a_model_of_its_own_asks_for_that_one(client: FlaskClient, store: Store) -> None:
     made(client, model="org/model-1")
     task = store.deliberations.task(submitted(client)["deliberation_id"])
-    generation, _ = agent._generation(Part(task.deliberation_id, "propose:0", task.agents[0]), task, 60.0, Settings())
+    part = Part(task.deliberation_id, "propose:0", task.agents[0])
+    generation, _ = agent_task._generation(part, task, 60.0, Settings())
     assert (task.model, generation.model) == ("org/model-1", "org/model-1")
     client.delete("/v1/councils/DEV")
     assert store.deliberations.task(submitted(client)["deliberation_id"]).model is None
