@@ -1,7 +1,7 @@
 """Every setting of Fleet: from its `FLEET_…` variable, else from the YAML file that FLEET_CONFIG names, else a default.
 
-The original's variables are aliases. `get_settings` is what a process uses: it refuses what is misspelt, said twice or
-contradictory, before anything connects.
+The original's variables are aliases, and an empty variable counts as not set. `get_settings` is what a process uses:
+it refuses what is misspelt, said twice or contradictory, before anything connects.
 """
 
 import os
@@ -21,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -146,6 +147,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         case_sensitive=True,
+        env_ignore_empty=True,
         env_prefix="FLEET_",  # else a variable `dir` would be read, by the setting's name
         validate_by_name=True,
         alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*variables(name))),
@@ -302,7 +304,7 @@ def _file_sources(cls: type[BaseSettings]) -> list[YamlConfigSettingsSource]:
 
 def origin(name: str, environment: Mapping[str, str], from_file: Mapping[str, Any]) -> str | None:
     """The variable that a setting's value comes from, else `CONFIG` if it is in the file, else None: the default."""
-    variable = next((variable for variable in variables(name) if variable in environment), None)
+    variable = next((variable for variable in variables(name) if environment.get(variable)), None)
     return variable or (CONFIG if name in from_file else None)
 
 
@@ -325,7 +327,8 @@ def load(**given: Any) -> Settings:
 def _unknown(from_file: Mapping[str, Any]) -> Iterator[str]:
     known = [variables(name)[0] for name in Settings.model_fields] + list(OTHER_VARIABLES)
     for variable in sorted(set(os.environ) - set(known)):
-        if variable.startswith("FLEET_") and not _LINK.match(f"{variable}={os.environ[variable]}"):
+        value = os.environ[variable]
+        if value and variable.startswith("FLEET_") and not _LINK.match(f"{variable}={value}"):
             yield f"{variable}: there is no such setting{_meant(variable, known)}"
     for key in sorted(set(from_file) - set(Settings.model_fields)):
         yield f"{key} in {config_file()}: there is no such setting{_meant(key.lower(), list(Settings.model_fields))}"
@@ -338,9 +341,20 @@ def _meant(name: str, known: list[str]) -> str:
 
 def _said_twice() -> Iterator[str]:
     for name in Settings.model_fields:
-        found = [variable for variable in variables(name) if variable in os.environ]
-        if len({os.environ[variable] for variable in found}) > 1:
+        found = [variable for variable in variables(name) if os.environ.get(variable)]
+        if len(found) > 1 and not _same(name, *(os.environ[variable] for variable in found)):
             yield f"{' and '.join(found)} are one setting and have different values"
+
+
+def _same(name: str, one: str, other: str) -> bool:
+    """Whether two texts mean one value of a setting."""
+    field = Settings.model_fields[name]
+    kind: Any = Annotated[field.annotation, None, *field.metadata]  # None, for there may be no metadata
+    parse = TypeAdapter[Any](kind).validate_python
+    try:
+        return one == other or bool(parse(one) == parse(other))
+    except ValidationError:
+        return False
 
 
 def _describe(fault: Mapping[str, Any], from_file: Mapping[str, Any]) -> str:

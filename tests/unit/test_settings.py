@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from fleet.settings import ORIGINALS, Settings, WrongSettings, load, variables
+from fleet.settings import CONFIG, ORIGINALS, Settings, WrongSettings, load, origin, variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +81,47 @@ def test_a_setting_given_twice_with_different_values_is_refused_without_the_valu
 ) -> None:
     said = refusal(monkeypatch, FLEET_NEO4J_PASSWORD="hunter2", NEO4J_PASSWORD="hunter3")
     assert said == "FLEET_NEO4J_PASSWORD and NEO4J_PASSWORD are one setting and have different values"
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("log_level", "INFO", "info"),
+        ("nats_enabled", "false", "0"),
+        ("deliberation_timeout_s", "120", " 120"),
+        ("neo4j_password", "hunter2", ""),
+        ("neo4j_password", "", "hunter2"),
+    ],
+)
+def test_a_setting_given_twice_may_be_spelt_in_two_ways(
+    name: str, one: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, original = variables(name)
+    monkeypatch.setenv(own, one or other)
+    once = load()
+    monkeypatch.setenv(own, one)
+    monkeypatch.setenv(original, other)
+    assert load() == once
+
+
+def test_a_setting_given_twice_and_wrong_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, FLEET_DELIBERATION_TIMEOUT_S="120", DELIBERATION_TIMEOUT="long")
+    assert said == "FLEET_DELIBERATION_TIMEOUT_S and DELIBERATION_TIMEOUT are one setting and have different values"
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text("engine_slots: 7\n")
+    monkeypatch.setenv("FLEET_CONFIG", str(file))
+    from_file = load()
+    for name in (variable for field in Settings.model_fields for variable in variables(field)):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("FLEET_OF_ANOTHER_VERSION", "")
+    assert load() == from_file
+    assert origin("engine_slots", os.environ, {"engine_slots": 7}) == CONFIG
+    assert origin("log_level", os.environ, {}) is None
+    monkeypatch.setenv("FLEET_CONFIG", "")
+    assert load().engine_slots == 6
 
 
 def test_only_whole_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
