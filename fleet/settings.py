@@ -103,13 +103,16 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
         raise ValueError(f"not a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     if not host:
         raise ValueError("a URL without a host, or with port 0")
+    if "," in host:
+        raise ValueError("a URL with several hosts, where one belongs")
 
 
-def _secret_url(*schemes: str) -> AfterValidator:
-    """Checks a URL that may hold a password, or several with commas between them."""
+def _secret_url(*schemes: str, several: bool = False) -> AfterValidator:
+    """Checks a URL that may hold a password; with `several`, each of those that commas separate."""
 
     def check(value: SecretStr) -> SecretStr:
-        for url in value.get_secret_value().split(","):
+        text = value.get_secret_value()
+        for url in text.split(",") if several else [text]:
             _check_url(url, schemes)
         return value
 
@@ -161,7 +164,7 @@ class Settings(BaseSettings):
         SecretStr("redis://127.0.0.1:6379/0"),
         description="ValKey, with its database and, if it asks for one, its password: redis:// or rediss://",
     )
-    nats_url: Annotated[SecretStr, _secret_url("nats", "tls")] = Field(
+    nats_url: Annotated[SecretStr, _secret_url("nats", "tls", several=True)] = Field(
         SecretStr("nats://127.0.0.1:4222"), description="NATS, or several of one cluster with commas between them"
     )
     nats_enabled: bool = Field(True, description="Whether plans come and events go by NATS; if not, no listener is run")

@@ -148,6 +148,14 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(Settings())
 
 
+def test_a_comma_is_part_of_valkeys_password_and_separates_servers_of_nats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_VALKEY_URL", "redis://:hunt,er2@h:1/0")
+    monkeypatch.setenv("FLEET_NATS_URL", "nats://a:1,tls://b")
+    settings = load()
+    assert settings.valkey_url.get_secret_value() == "redis://:hunt,er2@h:1/0"
+    assert settings.nats_url.get_secret_value() == "nats://a:1,tls://b"
+
+
 def test_the_level_of_the_log_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEET_LOG_LEVEL", "debug")
     assert load().log_level == "DEBUG"
@@ -204,6 +212,9 @@ def test_a_file_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         ("FLEET_VALKEY_URL", "http://:hunter2@h", "not a URL that begins with redis:// or rediss://"),
         ("FLEET_VALKEY_URL", "redis://:hunter2/x@h", "not a URL: its host or port cannot be read"),
         ("FLEET_VALKEY_URL", "redis:///0", "a URL without a host"),
+        ("FLEET_VALKEY_URL", "redis://a,redis://b", "a URL with several hosts"),
+        ("FLEET_VALKEY_URL", "redis://:hunter2@a:1,b:2", "not a URL: its host or port cannot be read"),
+        ("FLEET_VALKEY_URL", "redis://:hunter2@a,b:2", "a URL with several hosts"),
         ("FLEET_NATS_URL", "nats://a,http://:hunter2@b", "not a URL that begins with nats:// or tls://"),
         ("NEO4J_URI", "http://h", "not a URL that begins with bolt://"),
         ("FLEET_NEO4J_URI", "bolt://u:hunter2@h", "a user or a password does not belong into this URL"),
