@@ -6,10 +6,13 @@ import structlog
 from flask import Response
 from pydantic import Field, StringConstraints
 
+from fleet.api import problems
+from fleet.api.idempotent import derived_id
+from fleet.api.problems import Refused
 from fleet.api.replies import no_content, reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
-from fleet.errors import NotFound
+from fleet.errors import Conflict, NotFound
 from fleet.models import Model
 from fleet.store.keys import ApiKey, Scope
 
@@ -35,6 +38,7 @@ class NewApiKey(ApiKey):
 
 class ApiKeyList(Model):
     items: tuple[ApiKey, ...]
+    next_cursor: str | None = Field(None, description="Always absent: there is one page")
 
 
 @keys.operation(
@@ -50,7 +54,10 @@ class ApiKeyList(Model):
     ),
 )
 def create_key(body: ApiKeyRequest) -> Response:
-    key, text = services().store.keys.create(body.name, body.scopes)
+    try:
+        key, text = services().store.keys.create(body.name, body.scopes, derived_id("key", body.dump()))
+    except Conflict:
+        raise Refused(problems.ANSWERED_ONCE, problems.ANSWERED_ONCE.meaning) from None
     log.info("keys.created", made=key.key_id, name=key.name, scopes=key.scopes)
     return reply(NewApiKey(**key.model_dump(), key=text), 201)
 

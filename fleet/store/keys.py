@@ -4,13 +4,13 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import redis
 
+from fleet.errors import Conflict
 from fleet.models import Model
 from fleet.store.base import KEYS
 
@@ -52,17 +52,24 @@ class Keys:
     def __init__(self, client: "redis.Redis"):
         self._client = client
 
-    def create(self, name: str, scopes: Sequence[Scope]) -> tuple[ApiKey, str]:
-        """Makes a key; returns it and its text, which nobody can read again."""
+    def create(self, name: str, scopes: Sequence[Scope], seed: str | None = None) -> tuple[ApiKey, str]:
+        """Makes a key; returns it and its text, which nobody can read again.
+
+        Raises: Conflict when a key was made of this seed before.
+        """
+        seconds, microseconds = cast(list[int], self._client.time())  # of one clock, whichever replica makes it
         secret = secrets.token_hex(32)
         stored = _StoredKey(
-            key_id=secrets.token_hex(6),
+            key_id=_hash(seed)[:12] if seed else secrets.token_hex(6),
             name=name,
             scopes=tuple(scope for scope in Scope if scope in scopes),
-            created_at_ms=int(time.time() * 1000),
+            created_at_ms=seconds * 1000 + microseconds // 1000,
             secret_sha256=_hash(secret),
         )
-        self._client.hset(KEYS, stored.key_id, stored.dump())
+        new = self._client.hsetnx(KEYS, stored.key_id, stored.dump())
+        # It may be this very call's, sent again after a lost answer.
+        if not new and self._client.hget(KEYS, stored.key_id) != stored.dump():
+            raise Conflict("key", stored.key_id)
         return stored.shown(), f"fleet_{stored.key_id}_{secret}"
 
     def find(self, text: str) -> ApiKey | None:

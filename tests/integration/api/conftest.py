@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import redis
 from celery import Celery
 from flask import Flask
 from flask.testing import FlaskClient
@@ -32,6 +33,7 @@ from tests.harness import Process, ValkeyServer, free_port
 
 KEY = "the key of these tests"
 ROOT = Path(__file__).parents[3]
+Lose = Callable[[str], None]
 
 
 class NullGraph:
@@ -159,6 +161,29 @@ def client(app: Flask) -> FlaskClient:
     client = app.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {KEY}"
     return client
+
+
+@pytest.fixture
+def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Lose:
+    """Loses what ValKey answers next to a command; the client sends the command again."""
+    lost: list[str] = []
+    parse = redis.Redis.parse_response
+
+    def read(self: "redis.Redis", connection: Any, command: str, **options: Any) -> Any:
+        answer = parse(self, connection, command, **options)
+        if command in lost:
+            lost.remove(command)
+            raise redis.exceptions.ConnectionError("the answer is lost")
+        return answer
+
+    monkeypatch.setattr(redis.Redis, "parse_response", read)
+    return lost.append
+
+
+@pytest.fixture
+def unsettled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process dies between its work and the keeping of its answer."""
+    monkeypatch.setattr(store.idempotency, "keep", lambda claim, _: store.idempotency.free(claim))
 
 
 @pytest.fixture

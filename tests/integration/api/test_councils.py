@@ -3,7 +3,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 from flask.testing import FlaskClient
 
 from fleet.api.services import Services
@@ -17,7 +16,7 @@ from fleet.tasks import council as council_tasks
 from fleet.tasks import process
 from fleet.tasks.runtime import Runtime
 
-from .conftest import Gunicorn
+from .conftest import Gunicorn, Lose
 
 CONTENT = {"summary": "s", "approach": "a", "steps": ["s"], "artifacts": [], "risks": [], "confidence": 50}
 
@@ -196,26 +195,9 @@ def test_of_changes_at_the_same_moment_none_is_lost(served: Gunicorn, store: Sto
     assert len(council.agents) == council.num_agents == 1
 
 
-@pytest.fixture
-def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Loses what ValKey answers next to a command; the client sends the command again."""
-    lost: list[str] = []
-    parse = redis.Redis.parse_response
-
-    def read(self: "redis.Redis", connection: Any, command: str, **options: Any) -> Any:
-        answer = parse(self, connection, command, **options)
-        if command in lost:
-            lost.remove(command)
-            raise redis.exceptions.ConnectionError("the answer is lost")
-        return answer
-
-    monkeypatch.setattr(redis.Redis, "parse_response", read)
-    return lost.append
-
-
 @pytest.mark.parametrize("body", [{}, {"agent_id": "another"}])
 def test_an_agent_is_added_once_though_the_answer_of_the_store_is_lost(
-    client: FlaskClient, lose_answer: Callable[[str], None], body: dict[str, str]
+    client: FlaskClient, lose_answer: Lose, body: dict[str, str]
 ) -> None:
     made(client, num_agents=2)
     lose_answer("EVALSHA")
@@ -225,7 +207,7 @@ def test_an_agent_is_added_once_though_the_answer_of_the_store_is_lost(
 
 
 def test_what_is_removed_is_found_removed_though_the_answer_of_the_store_is_lost(
-    client: FlaskClient, lose_answer: Callable[[str], None]
+    client: FlaskClient, lose_answer: Lose
 ) -> None:
     made(client, num_agents=2)
     for path in ("/v1/councils/DEV/agents/agent-dev-002", "/v1/councils/DEV"):
@@ -233,12 +215,6 @@ def test_what_is_removed_is_found_removed_though_the_answer_of_the_store_is_lost
         assert [client.delete(path).status_code for _ in range(2)] == [204, 404]
     lose_answer("EVALSHA")
     assert made(client, num_agents=1)["num_agents"] == 1
-
-
-@pytest.fixture
-def unsettled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process dies between its work and the keeping of its answer."""
-    monkeypatch.setattr(store.idempotency, "keep", lambda claim, _: store.idempotency.free(claim))
 
 
 @pytest.mark.usefixtures("unsettled")

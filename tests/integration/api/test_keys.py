@@ -1,6 +1,7 @@
 """Keys with scopes: who may do what, and that a secret is told once and stored never."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,13 +9,14 @@ import pytest
 import structlog
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from fleet.api import create_app, openapi
 from fleet.settings import Settings
 from fleet.store import Store
 from tests.harness import ValkeyServer
 
-from .conftest import KEY, CheckedClient, documented_api
+from .conftest import KEY, CheckedClient, Lose, documented_api
 
 BODY: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 As = Callable[[str], FlaskClient]
@@ -66,6 +68,37 @@ def test_keys_are_listed_the_oldest_first(client: FlaskClient) -> None:
     listed = client.get("/v1/keys").json["items"]
     assert {one["key_id"] for one in listed} == ids
     assert [one["created_at_ms"] for one in listed] == sorted(one["created_at_ms"] for one in listed)
+
+
+def test_a_key_is_dated_by_the_clock_of_the_store(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        wrong = time.time() + 1200
+        patched.setattr(time, "time", lambda: wrong)
+        key = made(client, "read")
+    assert 0 <= store.workers.now_ms() - key["created_at_ms"] < 600_000
+
+
+def test_a_key_is_made_and_told_though_the_answer_of_the_store_is_lost(
+    app: Flask, client: FlaskClient, lose_answer: Lose
+) -> None:
+    lose_answer("HSETNX")
+    key = made(client, "admin")
+    assert len(calling(app, key["key"]).get("/v1/keys").json["items"]) == 1
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_one_idempotency_key_makes_one_key_though_its_answer_was_not_kept(client: FlaskClient, store: Store) -> None:
+    def send(name: str) -> TestResponse:
+        return client.post("/v1/keys", json={"name": name, "scopes": ["read"]}, headers={"Idempotency-Key": "key-1"})
+
+    first, again = send("one"), send("one")
+    assert (first.status_code, again.status_code) == (201, 409)
+    assert again.json["type"] == "/docs#problem-answered-once"
+    assert [one.key_id for one in store.keys.list()] == [first.json["key_id"]]
+    assert store.keys.find(first.json["key"])
+    assert send("other").status_code == 201
 
 
 CALLS = [
