@@ -109,7 +109,8 @@ def _check(fleet: Fleet) -> None:
     """Raises: AssertionError unless all plans were stored, each with the three parts of its deliberation."""
     accepted = (ROUNDS + 1) * sum(count for _, count, _ in WAYS.values())
     with fleet.valkey.client() as client:
-        counts = client.zcard("fleet:plans"), client.zcard("fleet:deliberations"), client.llen("agents")
+        waiting = Store(client).statistics.ready(["agents"])["agents"]
+        counts = client.zcard("fleet:plans"), client.zcard("fleet:deliberations"), waiting
     assert counts == (accepted, accepted, 3 * accepted), counts
 
 

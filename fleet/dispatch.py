@@ -5,12 +5,15 @@ the watchdog (`fleet.tasks.watchdog`) calls `advance` for it. All ids derive fro
 opens nothing twice.
 """
 
+import contextlib
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, Signature
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from fleet import telemetry
 from fleet.celery import app as celery_app
@@ -18,6 +21,7 @@ from fleet.deliberation.steps import participants
 from fleet.errors import NotFound, WrongState
 from fleet.events import DeliberationFinished, TaskDispatched, about
 from fleet.models import (
+    Answer,
     Council,
     Decision,
     Deliberation,
@@ -37,13 +41,29 @@ from fleet.models import (
 from fleet.settings import Settings
 from fleet.store import RECORD, Part, Store
 from fleet.valkey.publishing import publish_together
+from fleet.valkey.transport import list_key
 
 ANSWER = "fleet.agent.answer"
 CLOSE_STEP = "fleet.council.close_step"
 ADVANCE = "fleet.council.advance"
 COUNCIL_QUEUE = "council"
 FIRST_STEP = "propose:0"
+# Lower ones are taken first: what has begun is finished before something new begins.
+NEW_WORK, BEGUN_WORK = 3, 0
 _ABOUT = {"role", "task_id", "story_id", "plan_id"}
+
+
+def lane(queue: str, step: str) -> str:
+    """The list in the agents' queue that a step's parts wait in, first in, first out."""
+    return list_key(queue, _priority(step))
+
+
+def lanes(queue: str) -> list[str]:
+    return [list_key(queue, priority) for priority in (NEW_WORK, BEGUN_WORK)]
+
+
+def _priority(step: str) -> int:
+    return NEW_WORK if step == FIRST_STEP else BEGUN_WORK
 
 
 class Dispatcher:
@@ -94,14 +114,15 @@ class Dispatcher:
             found = store.get(id)
             if found is None:
                 raise NotFound("deliberation", id)
-            if found.step in (None, RECORD):
-                raise WrongState("deliberation", id, f"{found.status}" if found.status.final else "decided already")
-            assert found.step is not None, "it is not final"
-            decision = self._cancelled(found)
-            if store.cancel(decision, found.step, DeliberationFinished.of(decision)):
+            if found.step is None or found.step == RECORD:
+                raise WrongState("deliberation", id, found.status if found.status.final else "decided already")
+            answers = [answer for given in store.answers(id).values() for answer in given.values()]
+            decision = self._cancelled(found, answers)
+            if store.cancel(decision, found.step, len(answers), DeliberationFinished.of(decision)):
                 break
-        self.set_deadline(id, found.step, 0)  # its chord ends with what it has
-        self._send(CLOSE_STEP, id, RECORD)
+        with contextlib.suppress(RedisError, OperationalError):  # it is cancelled and due: the watchdog does the rest
+            self.set_deadline(id, found.step, 0)  # its chord ends with what it has
+            self._send(CLOSE_STEP, id, RECORD)
 
     def replay(self, task: Task, idempotency_key: str | None = None) -> str:
         """Accepts the task of a deliberation once more, as a new one; the same key makes one only. Returns its id."""
@@ -116,19 +137,19 @@ class Dispatcher:
 
     def open_step(self, task: Task, step: str, agents: Sequence[str]) -> None:
         """Publishes a step's chord: one part per agent on the agents' queue, then `close_step` on the council's."""
-        id, queue = task.deliberation_id, self._settings.agent_queue
+        id, place = task.deliberation_id, lane(self._settings.agent_queue, step)
         events = [_dispatched(task, agent) for agent in agents] if step == FIRST_STEP else []
-        if self._store.deliberations.open_step(id, step, agents, queue, events):
+        if self._store.deliberations.open_step(id, step, agents, place, events):
             self._app.backend.open_chord(_group_id(id, step), self._close(id, step), len(agents))
             self._publish(task, step, list(enumerate(agents)))
-        self._store.deliberations.settle(id)
+        self._store.deliberations.settle(id, step)
 
     def publish_again(self, part: Part) -> None:
         """Publishes one part whose message was lost, as the same part of the same chord."""
         store = self._store.deliberations
-        where, queue = store.where(part.deliberation_id), self._settings.agent_queue
+        where = store.where(part.deliberation_id)
         if where is None or where.status.final or where.sealed or where.step != part.step:
-            store.forget_part(part, queue)
+            store.forget_part(part, lane(self._settings.agent_queue, part.step))
             return
         task = store.task(part.deliberation_id)
         agents = participants(task, part.step, store.answers(part.deliberation_id))
@@ -145,6 +166,10 @@ class Dispatcher:
         else:
             task = store.task(id)
             self.open_step(task, where.step, participants(task, where.step, store.answers(id)))
+
+    def set_deadline(self, id: str, step: str, deadline_s: float) -> None:
+        """The step's chord closes with what has arrived at `deadline_s` (Unix time of ValKey's clock)."""
+        self._app.backend.set_chord_deadline(_group_id(id, step), deadline_s)
 
     def council(self, role: Role) -> Council:
         """The council of a role; made with the configured size if there is none."""
@@ -210,9 +235,8 @@ class Dispatcher:
             created_at_ms=now_ms,
         )
 
-    def _cancelled(self, found: Deliberation) -> Decision:
+    def _cancelled(self, found: Deliberation, answers: Sequence[Answer]) -> Decision:
         store = self._store.deliberations
-        answers = [one for step in store.answers(found.deliberation_id).values() for one in step.values()]
         return Decision(
             deliberation_id=found.deliberation_id,
             task=store.task(found.deliberation_id),
@@ -242,6 +266,7 @@ class Dispatcher:
                     group_index=index,
                     chord=close,
                     queue=self._settings.agent_queue,
+                    priority=_priority(step),
                     ignore_result=True,
                     add_to_parent=False,
                     producer=producer,
@@ -258,10 +283,6 @@ class Dispatcher:
 
     def _send(self, name: str, id: str, step: str) -> None:
         self._app.send_task(name, args=([], id, step), queue=COUNCIL_QUEUE)
-
-    def set_deadline(self, id: str, step: str, deadline_s: float) -> None:
-        """The step's chord closes with what has arrived at `deadline_s` (Unix time of ValKey's clock)."""
-        self._app.backend.set_chord_deadline(_group_id(id, step), deadline_s)
 
 
 def _group_id(id: str, step: str) -> str:

@@ -35,12 +35,12 @@ def events_key(id: str) -> str:
     return f"fleet:deliberation:{id}:events"
 
 
-def unstarted_key(queue: str) -> str:
-    return f"fleet:unstarted:{queue}"
+def unstarted_key(lane: str) -> str:
+    return f"fleet:unstarted:{lane}"
 
 
-def watermark_key(queue: str) -> str:
-    return f"fleet:watermark:{queue}"
+def watermark_key(lane: str) -> str:
+    return f"fleet:watermark:{lane}"
 
 
 def connect(url: str) -> "redis.Redis":

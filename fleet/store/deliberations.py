@@ -88,24 +88,25 @@ class Deliberations:
         self._client, self._scripts, self._events, self._retention_s = client, scripts, events, retention_s
 
     def open_step(
-        self, id: str, step: str, agents: Sequence[str], queue: str, events: Sequence[Event] = ()
+        self, id: str, step: str, agents: Sequence[str], lane: str, events: Sequence[Event] = ()
     ) -> list[str]:
         """Registers the step's parts as dispatched; returns the agents whose parts have no answer yet.
 
-        Empty when the step is not open any more. `events` are logged the first time only.
+        Empty when the step is not open any more. `lane` is the broker's list that they wait in. `events` are logged the
+        first time only.
         """
-        keys = [deliberation_key(id), answers_key(id), unstarted_key(queue), base.EVENTS]
+        keys = [deliberation_key(id), answers_key(id), unstarted_key(lane), base.EVENTS]
         missing: list[str] = self._scripts.run("open_step", keys, [id, step, len(agents), *agents, *flatten(events)])
         return missing
 
-    def settle(self, id: str) -> None:
-        """What was due is done: everything the deliberation waits for now is with the broker."""
-        self._client.zrem(base.DUE, id)
+    def settle(self, id: str, step: str | None = None) -> None:
+        """What was due is done. With `step`, because that one is open: not if it was left or cancelled meanwhile."""
+        self._scripts.run("settle", [deliberation_key(id), base.DUE], [id, step or ""])
 
-    def start_part(self, part: Part, queue: str, most_attempts: int, started: Event) -> PartStart:
+    def start_part(self, part: Part, lane: str, most_attempts: int, started: Event) -> PartStart:
         """Asks whether a part is still wanted. The first start of all logs `started` and starts the clock."""
         id = part.deliberation_id
-        keys = [deliberation_key(id), answers_key(id), attempts_key(id), unstarted_key(queue), watermark_key(queue)]
+        keys = [deliberation_key(id), answers_key(id), attempts_key(id), unstarted_key(lane), watermark_key(lane)]
         args = [id, part.step, part.agent_id, most_attempts, started.subject, started.payload()]
         verdict, *rest = self._scripts.run("start_part", [*keys, base.EVENTS], args)
         if verdict == "unwanted":
@@ -141,14 +142,15 @@ class Deliberations:
         args = [id, decision.status, self._retention_s, decision.dump(), *flatten(events)]
         return bool(self._scripts.run("finish", [*own, base.DUE, base.FINISHED, base.EVENTS], args))
 
-    def cancel(self, decision: Decision, step: str, event: Event) -> bool:
-        """Makes a deliberation that is in `step` CANCELLED; False when it has left the step, or is decided.
+    def cancel(self, decision: Decision, step: str, answers: int, event: Event) -> bool:
+        """Makes a deliberation that is in `step` CANCELLED; False when more has happened than `decision` knows.
 
-        `decision` says why, and has yet to be recorded: the deliberation is due until then.
+        `decision` says why, and was made with that many answers; it has yet to be recorded, and is due until then.
         """
-        id = decision.deliberation_id
-        keys = [deliberation_key(id), base.DUE, base.FINISHED, base.EVENTS]
-        return bool(self._scripts.run("cancel", keys, [id, step, decision.dump(), event.subject, event.payload()]))
+        id, started = decision.deliberation_id, decision.started_at_ms or ""
+        keys = [deliberation_key(id), answers_key(id), base.DUE, base.FINISHED, base.EVENTS]
+        args = [id, step, decision.dump(), started, answers, event.subject, event.payload()]
+        return bool(self._scripts.run("cancel", keys, args))
 
     def answers(self, id: str) -> dict[str, dict[str, Answer]]:
         """Every answer so far, by step and then by agent."""
@@ -215,14 +217,14 @@ class Deliberations:
         """The deliberation is to be advanced again in `in_ms` milliseconds at the latest."""
         self._scripts.run("set_due", [base.DUE], [id, in_ms])
 
-    def take_lost(self, queue: str, age_ms: int = 30_000, most: int = 100) -> list[Part]:
-        """Parts whose message is neither in the queue nor with a worker, and which never started."""
-        keys = [unstarted_key(queue), watermark_key(queue), queue, base.UNACKED]
+    def take_lost(self, lane: str, age_ms: int = 30_000, most: int = 100) -> list[Part]:
+        """Parts whose message is neither in the lane nor with a worker, and which never started."""
+        keys = [unstarted_key(lane), watermark_key(lane), lane, base.UNACKED]
         return [Part.parse(id) for id in self._scripts.run("take_lost", keys, [age_ms, most])]
 
-    def forget_part(self, part: Part, queue: str) -> None:
+    def forget_part(self, part: Part, lane: str) -> None:
         """The part is not wanted any more: stop looking for its message."""
-        self._client.zrem(unstarted_key(queue), part.id)
+        self._client.zrem(unstarted_key(lane), part.id)
 
     def forget_finished(self) -> int:
         """Drops what was finished longer ago than the retention from the indexes; returns how many."""

@@ -25,6 +25,12 @@ class LoggedEvent:
     deliberation_id: str | None = None
 
 
+def order(id: str) -> tuple[int, int]:
+    """Sorts event ids ("1763721600000-0") as the log does."""
+    ms, _, number = id.partition("-")
+    return int(ms), int(number or 0)
+
+
 def flatten(events: Sequence[Event]) -> list[str]:
     """Events as the alternating subjects and payloads that the Lua scripts append."""
     return [text for event in events for text in (event.subject, event.payload())]
@@ -59,10 +65,12 @@ class EventLog:
         newest: Any = self._client.xrevrange(_key(deliberation_id), count=1)
         return str(newest[0][0]) if newest else "0"
 
-    def oldest_id(self) -> str:
-        """The id of the oldest event that was not trimmed yet, "0" if there is none."""
-        oldest: Any = self._client.xrange(EVENTS, count=1)
-        return str(oldest[0][0]) if oldest else "0"
+    def missed(self, after: str) -> str | None:
+        """The oldest event there is, when events between `after` and it were trimmed; only of a log that has some."""
+        found: Any = self._client.xinfo_stream(EVENTS)
+        oldest = str(found["first-entry"][0])
+        trimmed = found["entries-added"] > found["length"]
+        return oldest if trimmed and order(after) < order(oldest) else None
 
     def instance(self) -> str:
         """A random name of this log, made once: event ids are unique only together with it."""

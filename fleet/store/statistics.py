@@ -1,13 +1,13 @@
 """Counts of all deliberations, each read in a time that does not grow with them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import redis
 from pydantic import Field
 
 from fleet.models import Model
 from fleet.store import base
+from fleet.valkey.transport import list_keys
 
 _TOTALS = "fleet:totals"  # counted by the scripts that change the state
 _MINUTE_MS = 60_000
@@ -77,9 +77,10 @@ class Statistics:
         """How many messages wait in each of the broker's queues, without those that workers hold."""
         with self._client.pipeline() as pipeline:
             for queue in queues:
-                pipeline.llen(queue)
-            lengths: Any = pipeline.execute()
-        return dict(zip(queues, lengths, strict=True))
+                for key in list_keys(queue):
+                    pipeline.llen(key)
+            lengths = iter(pipeline.execute())
+        return {queue: sum(next(lengths) for _ in list_keys(queue)) for queue in queues}
 
 
 def _rate(in_1: int, in_10: int) -> Rate:

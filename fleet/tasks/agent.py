@@ -8,7 +8,7 @@ import structlog
 from celery import shared_task
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
-from fleet.dispatch import ANSWER
+from fleet.dispatch import ANSWER, lane
 from fleet.engines.base import Cancellation, Completion, Generation
 from fleet.errors import EngineCancelled, EngineError, EngineTimeout, FleetError, Unreadable
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
@@ -43,7 +43,8 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
 @patient
 def _start(part: Part, started: DeliberationStarted) -> PartStart:
     here = runtime()
-    start = here.store.deliberations.start_part(part, here.settings.agent_queue, here.settings.part_attempts, started)
+    place = lane(here.settings.agent_queue, part.step)
+    start = here.store.deliberations.start_part(part, place, here.settings.part_attempts, started)
     if start.sets_deadline:
         here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
     return start

@@ -11,7 +11,7 @@ from celery import bootsteps
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher
+from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher, lanes
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings, get_settings
@@ -86,9 +86,10 @@ class Watch:
         for id in self._store.deliberations.take_due():
             self._app.send_task(ADVANCE, args=(id,), queue=COUNCIL_QUEUE)
             log.info("watchdog.advance", deliberation_id=id)
-        for part in self._store.deliberations.take_lost(self._queue):
-            self._dispatcher.publish_again(part)
-            log.warning("watchdog.publish_again", part=part.id)
+        for lane in lanes(self._queue):
+            for part in self._store.deliberations.take_lost(lane):
+                self._dispatcher.publish_again(part)
+                log.warning("watchdog.publish_again", part=part.id)
         if self._rounds % FORGET_EVERY == 0:
             self._store.deliberations.forget_finished()
         self._rounds += 1

@@ -278,6 +278,16 @@ class QoS(kombu_redis.QoS):
         self._unsettled.difference_update(tags)
 
 
+def list_key(queue: str, priority: int = 0) -> str:
+    """The list that holds a queue's messages of one priority: 0, 3, 6 or 9; lower ones are taken first."""
+    return f"{queue}{kombu_redis.Channel.sep}{priority}" if priority else queue
+
+
+def list_keys(queue: str) -> list[str]:
+    """All lists of a queue."""
+    return [list_key(queue, priority) for priority in kombu_redis.Channel.priority_steps]
+
+
 class Asked(NamedTuple):
     """What the polled connection was asked for: a message under a fresh tag, from lists that belong to `queues`."""
 

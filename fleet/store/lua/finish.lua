@@ -4,7 +4,7 @@
 -- ARGV: id, status, retention s, decision, {subject, payload}…
 -- Returns 1 if this call finished it.
 local state = redis.call('HMGET', KEYS[1], 'status', 'decision', 'recorded')
-if not state[2] or state[3] then return 0 end
+if not state[2] or state[3] or not (open(state[1]) or state[1] == 'CANCELLED') then return 0 end
 if state[1] ~= 'CANCELLED' then
   local now = now_ms()
   redis.call('HSET', KEYS[1], 'status', ARGV[2], 'decision', ARGV[4], 'finished_at_ms', now)

@@ -3,13 +3,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery import Celery
 from flask.testing import FlaskClient
 
 from fleet.api.services import Services
+from fleet.dispatch import lane
 from fleet.graph import deliberation_of
-from fleet.models import Decision
-from fleet.store import Store
+from fleet.models import Answer, Decision
+from fleet.store import Part, Store
 from fleet.store.pages import Pages
+from fleet.tasks.watchdog import Watch
+from fleet.valkey.transport import list_keys
 
 REQUEST: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 
@@ -26,7 +30,7 @@ def test_a_new_deliberation_is_accepted_and_found_under_its_location(client: Fla
     assert answer.status_code == 202
     assert (answer.json["status"], answer.json["expected_count"], answer.json["rounds"]) == ("PENDING", 2, 0)
     assert client.get(answer.headers["Location"]).json == answer.json
-    assert store.client.llen("agents") == 2
+    assert store.statistics.ready(["agents"])["agents"] == 2
 
 
 def test_without_a_key_every_request_is_a_deliberation_of_its_own(client: FlaskClient) -> None:
@@ -40,7 +44,7 @@ def test_the_same_key_and_body_are_the_same_deliberation(client: FlaskClient, st
     assert (first.status_code, again.status_code) == (202, 202)
     assert again.data == first.data
     assert again.headers["Location"] == first.headers["Location"]
-    assert store.client.llen("agents") == 3
+    assert store.statistics.ready(["agents"])["agents"] == 3
 
 
 def test_the_same_key_with_another_body_or_path_is_refused(client: FlaskClient) -> None:
@@ -243,7 +247,7 @@ def test_a_final_deliberation_is_replayed_as_a_new_one(
     assert (answer.json["replay_of"], answer.json["task_id"], answer.json["status"]) == (old, "task-1", "PENDING")
     assert answer.json["deliberation_id"] != old
     assert client.get(answer.headers["Location"]).json == answer.json
-    assert store.client.llen("agents") == 6
+    assert store.statistics.ready(["agents"])["agents"] == 6
 
 
 def test_a_replay_is_repeated_by_no_key_and_once_by_the_same_key(
@@ -273,3 +277,37 @@ def test_a_deliberation_that_only_the_graph_has_is_replayed_from_there(
 @pytest.mark.parametrize("verb", ["cancel", "replay"])
 def test_an_unknown_deliberation_cannot_be_cancelled_or_replayed(client: FlaskClient, verb: str) -> None:
     assert client.post(f"/v1/deliberations/nobody/{verb}").status_code == 404
+
+
+def test_what_has_begun_is_taken_before_what_has_not(
+    client: FlaskClient, services: Services, store: Store, celery_app: Celery
+) -> None:
+    ids = [submitted(client, rounds=1)["deliberation_id"] for _ in range(3)]
+    begun = store.deliberations.task(ids[2])
+    store.client.hset(f"fleet:deliberation:{ids[2]}", "step", "review:1")
+    services.dispatcher.open_step(begun, "review:1", begun.agents)
+    with celery_app.connection() as connection, connection.SimpleQueue("agents") as queue:
+        taken = [queue.get(timeout=5).headers["id"].rsplit(".", 1)[0] for _ in range(12)]
+    assert taken == [f"{ids[2]}.review:1"] * 3 + [f"{id}.propose:0" for id in ids for _ in range(3)]
+
+
+def test_a_lost_part_is_found_whether_it_belongs_to_new_work_or_to_begun(
+    client: FlaskClient, services: Services, store: Store, celery_app: Celery
+) -> None:
+    id = submitted(client, rounds=1)["deliberation_id"]
+    store.client.delete(*list_keys("agents"))
+    watch = Watch(store, services.dispatcher, celery_app, "agents")
+    for step in ("propose:0", "review:1"):
+        task = store.deliberations.task(id)
+        store.client.hset(f"fleet:deliberation:{id}", "step", step)
+        services.dispatcher.open_step(task, step, task.agents)
+        store.client.delete(*list_keys("agents"))
+        for agent in task.agents:
+            store.client.zincrby(f"fleet:unstarted:{lane('agents', step)}", -60_000, Part(id, step, agent).id)
+        watch.once()
+        assert store.statistics.ready(["agents"]) == {"agents": 3}
+        watch.once()
+        assert store.statistics.ready(["agents"]) == {"agents": 3}
+        for agent in task.agents:
+            answer = Answer(agent_id=agent, step=step, content={"summary": agent}, created_at_ms=1)
+            store.client.hset(f"fleet:deliberation:{id}:answers", f"{step}.{agent}", answer.dump())

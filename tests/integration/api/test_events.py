@@ -171,3 +171,23 @@ def test_a_feed_with_an_end_comes_to_it_although_the_process_is_to_stop(store: S
     plan(client, "plan-1")
     feed = Feed(store.events, "0", until=store.events.newest_id(), stopping=lambda: True)
     assert len(events("".join(feed.lines()))) == 6
+
+
+def test_a_reader_that_was_away_while_the_log_was_trimmed_hears_of_the_gap(store: Store, client: FlaskClient) -> None:
+    plan(client, "plan-1")
+    feed = Feed(store.events, "0", block_ms=1)
+    assert len(events(feed._next())) == 6
+    for _ in range(300):
+        store.client.xadd("fleet:events", {"subject": "s", "payload": "{}"})
+    store.client.xtrim("fleet:events", maxlen=250, approximate=False)
+    assert events(feed._next())[0]["event"] == "fleet.gap"
+
+
+def test_a_log_that_was_never_trimmed_has_no_gap(client: FlaskClient) -> None:
+    plan(client, "plan-1")
+    assert read(client, "/v1/events?after=1") == read(client)
+
+
+def test_a_feed_whose_deliberation_is_over_and_forgotten_ends(store: Store) -> None:
+    feed = Feed(store.events, "7-0", deliberation_id="gone", over=lambda: True, heartbeat_s=0.001, block_ms=5)
+    assert list(feed.lines())[-1] == ": heartbeat\n\n"

@@ -244,7 +244,7 @@ def test_the_same_deliberation_sent_many_times_at_once_is_one_with_one_answer(se
     assert {reply.status for reply in replies} == {202}
     assert len({reply.body for reply in replies}) == 1
     assert len({reply.headers["Location"] for reply in replies}) == 1
-    assert store.client.llen("agents") == 3
+    assert store.statistics.ready(["agents"])["agents"] == 3
 
 
 def test_every_post_documents_the_header_and_what_its_misuse_is_answered() -> None:

@@ -19,7 +19,7 @@ def plan(**changes: Any) -> dict[str, Any]:
 
 
 def queued(store: Store) -> int:
-    return store.client.llen("agents")
+    return store.statistics.ready(["agents"])["agents"]
 
 
 def test_a_new_plan_is_accepted_with_a_deliberation_per_role(client: FlaskClient, store: Store) -> None:

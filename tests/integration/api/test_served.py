@@ -65,7 +65,7 @@ def test_a_plan_goes_in_and_comes_out(served: Gunicorn, store: Store) -> None:
     assert (first.status, again.status) == (202, 200)
     assert again.body == first.body
     assert served.call("GET", first.headers["Location"]).json["deliberations"] == first.json["deliberations"]
-    assert store.client.llen("agents") == 6
+    assert store.statistics.ready(["agents"])["agents"] == 6
 
 
 def test_the_same_plan_sent_many_times_at_once_is_one_plan(served: Gunicorn, store: Store) -> None:
@@ -77,7 +77,7 @@ def test_the_same_plan_sent_many_times_at_once_is_one_plan(served: Gunicorn, sto
         thread.join()
     assert sorted(reply.status for reply in replies) == [200, 200, 200, 200, 202]
     assert len({reply.body for reply in replies}) == 1
-    assert store.client.llen("agents") == 6
+    assert store.statistics.ready(["agents"])["agents"] == 6
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_plan_from_nats_is_with_the_broker_when_it_is_acknowledged(outside: Ou
     wait_until(lambda: outside.settled(PLANS, 1))
     (stored,) = store.pages.plans(100).items
     assert [reference.role for reference in stored.receipt.deliberations] == ["DEV", "QA"]
-    assert store.client.llen("agents") == 4
+    assert store.statistics.ready(["agents"])["agents"] == 4
     wait_until(lambda: len(outside.relayed("ORCHESTRATOR_EVENTS")) == 4)
     events = [json.loads(message.data or b"") for message in outside.messages("ORCHESTRATOR_EVENTS")]
     assert {event["agent_id"] for event in events} == {f"agent-{role}-00{n}" for role in ("dev", "qa") for n in (1, 2)}
