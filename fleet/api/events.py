@@ -86,7 +86,12 @@ def _after(query: EventsQuery, newest: str) -> str:
 
 def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> Feed:
     all, client_gone = services(), gone()
-    return Feed(all.store.events, after, until, deliberation_id, lambda: all.stopping() or client_gone())
+
+    def over() -> bool:
+        where = all.store.deliberations.where(deliberation_id) if deliberation_id else None
+        return deliberation_id is not None and (where is None or where.status.final)
+
+    return Feed(all.store.events, after, until, deliberation_id, lambda: all.stopping() or client_gone(), over)
 
 
 def _stream(feed: Feed, *, resumed: bool = False) -> Response:

@@ -1,5 +1,6 @@
 """The event log as Server-Sent Events."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from redis.exceptions import RedisError
 
 from fleet.events import FINAL
 from fleet.store import LoggedEvent
-from fleet.store.eventlog import EventLog
+from fleet.store.eventlog import EventLog, order
 
 log = structlog.get_logger(__name__)
 
@@ -17,17 +18,12 @@ RETRY_MS = 1000
 _BATCH = 200
 
 
-def order(id: str) -> tuple[int, int]:
-    """Sorts event ids ("1763721600000-0") as the log does."""
-    ms, _, number = id.partition("-")
-    return int(ms), int(number or 0)
-
-
 @dataclass
 class Feed:
     """Events after the id `after`: up to the id `until`, or without one until `stopping()`.
 
-    With a `deliberation_id` only its events, and only until it is final. Where the log was trimmed before it was read,
+    With a `deliberation_id` only its events, and only until it is final; whether it is `over` is asked at heartbeats
+    too, since a reader that was away for long may find its events gone. Where the log was trimmed before it was read,
     an event `fleet.gap` says so. While ValKey is away an open-ended feed goes on waiting, one with an end raises
     RedisError: what was cut short must not look whole.
     """
@@ -37,9 +33,10 @@ class Feed:
     until: str | None = None
     deliberation_id: str | None = None
     stopping: Callable[[], bool] = lambda: False
+    over: Callable[[], bool] = lambda: False
     heartbeat_s: float = 10.0
     block_ms: int = 1000
-    _behind: bool = field(default=True, init=False)
+    _first: bool = field(default=True, init=False)
 
     def lines(self) -> Iterator[str]:
         """Chunks of the stream. Comments come at least every `heartbeat_s`, so that a dead connection is noticed."""
@@ -49,6 +46,7 @@ class Feed:
             text = self._next()
             if not text and time.monotonic() - said >= self.heartbeat_s:
                 text = ": heartbeat\n\n"
+                self._end_if_over()
             if text:
                 yield text
                 said = time.monotonic()
@@ -61,8 +59,8 @@ class Feed:
     def _next(self) -> str:
         """The next events; none after a while without any."""
         try:
-            gap = self._gap()
             events = self.log.read(self.after, _BATCH, None if self.until else self.block_ms, self.deliberation_id)
+            gap = self._gap(events)
         except RedisError as error:
             if self.until:
                 raise
@@ -73,19 +71,22 @@ class Feed:
             self.after = events[-1].id
         elif self.until:
             self.until = self.after
-        self._behind = len(events) == _BATCH
         if self.deliberation_id and self.until is None and any(event.subject in FINAL for event in events):
             self.until = self.log.newest_id(self.deliberation_id)  # what belongs to its end was logged in the same step
         return gap + "".join(map(_frame, events))
 
-    def _gap(self) -> str:
-        """Says that events were trimmed before they were read, which only happens to who is far behind."""
-        if self.deliberation_id or self.after == "0" or not self._behind:
+    def _gap(self, events: list[LoggedEvent]) -> str:
+        """Says that events before these were trimmed unread, which only happens to who is more than a batch behind."""
+        looks, self._first = self._first or len(events) == _BATCH, False
+        if self.deliberation_id or self.after == "0" or not events or not looks:
             return ""
-        oldest = self.log.oldest_id()
-        if order(self.after) >= order(oldest):
-            return ""
-        return f'event: fleet.gap\ndata: {{"after": "{self.after}", "oldest": "{oldest}"}}\n\n'
+        oldest = self.log.missed(self.after)
+        return f'event: fleet.gap\ndata: {{"after": "{self.after}", "oldest": "{oldest}"}}\n\n' if oldest else ""
+
+    def _end_if_over(self) -> None:
+        with contextlib.suppress(RedisError):
+            if self.until is None and self.over():
+                self.until = self.log.newest_id(self.deliberation_id)
 
 
 def _frame(event: LoggedEvent) -> str:

@@ -10,7 +10,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._set = threading.Event()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
     def set(self) -> None:
         with self._lock:
@@ -22,7 +22,7 @@ class Cancellation:
     def is_set(self) -> bool:
         return self._set.is_set()
 
-    def when_set(self, callback: Callable[[], None]) -> None:
+    def when_set(self, callback: Callable[[], object]) -> None:
         """Calls `callback` once: from the thread that sets it, or now if it is set already."""
         with self._lock:
             if not self._set.is_set():

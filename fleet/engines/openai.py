@@ -42,7 +42,7 @@ class OpenAIEngine:
 
     def generate(self, request: Generation) -> Completion:
         running = self._submit(request)
-        request.cancellation.when_set(running.cancel)  # type: ignore[arg-type]
+        request.cancellation.when_set(running.cancel)
         try:
             return running.result()
         except (TimeoutError, openai.APITimeoutError):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -25,7 +26,7 @@ class Cancellations:
     def reset(self) -> None:
         """A forked child has none of its parent's threads and runs none of its parts."""
         self._lock = threading.Lock()
-        self._running: dict[Part, Cancellation] = {}
+        self._running: dict[Cancellation, Part] = {}  # a part may run twice at the same time
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
@@ -33,31 +34,35 @@ class Cancellations:
         """What is set as soon as nobody wants the part's answer any more, while the block lasts."""
         cancellation = Cancellation()
         with self._lock:
-            self._running[part] = cancellation
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, args=(store,), name="cancellations", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, args=(store,), name="cancellations", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._running[cancellation] = part
         try:
             yield cancellation
         finally:
             with self._lock:
-                del self._running[part]
+                del self._running[cancellation]
 
     def _watch(self, store: Store) -> None:
-        pause = threading.Event()
         while True:
-            pause.wait(INTERVAL_S)
+            time.sleep(INTERVAL_S)
             with self._lock:
                 running = list(self._running.items())
                 if not running:
                     self._thread = None
                     return
-            with contextlib.suppress(RedisError):  # looked at again in a moment
+            try:
                 self._tell(running, store)
+            except RedisError:
+                continue  # the store says so where it matters
+            except Exception:
+                log.exception("cancellations.failed")
 
-    def _tell(self, running: list[tuple[Part, Cancellation]], store: Store) -> None:
-        unwanted = store.deliberations.unwanted([part for part, _ in running])
-        for part, cancellation in running:
+    def _tell(self, running: list[tuple[Cancellation, Part]], store: Store) -> None:
+        unwanted = store.deliberations.unwanted([part for _, part in running])
+        for cancellation, part in running:
             if part in unwanted and not cancellation.is_set():
                 log.info("part.cancelled", deliberation_id=part.deliberation_id, step=part.step, agent_id=part.agent_id)
                 cancellation.set()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import BatchPublishError, LimitExceeded, OperationalError
 
 _ATTEMPTS = 3
 
@@ -21,6 +21,8 @@ def publish_together(app: Any, publish: Callable[[Any], None]) -> None:
             with app.producer_or_acquire() as producer, producer.batch():
                 publish(producer)
                 return
+        except LimitExceeded as error:  # all connections are taken by publishers that wait
+            raise OperationalError(str(error)) from error
         except BatchPublishError as error:
             if attempt == _ATTEMPTS - 1:
                 raise OperationalError(str(error.__cause__ or error)) from error
