@@ -43,9 +43,9 @@ CONFIG = "FLEET_CONFIG"
 OTHER_VARIABLES = (CONFIG, "FLEET_URL")
 # What Kubernetes and Docker tell every container of a service that is named fleet or fleet-….
 _LINK = re.compile(
-    r"FLEET_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST=|SERVICE_PORT(?:_[A-Z0-9_]+)?="
-    r"|PORT=(?:tcp|udp|sctp)://|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?=)"
+    r"FLEET_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=|PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?=)"
 )
+_ADDRESS = re.compile(r"unix:.+|(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")  # gunicorn's forms
 ORIGINALS = {
     "valkey_url": "VALKEY_URL",
     "nats_url": "NATS_URL",
@@ -101,10 +101,8 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
         raise ValueError("not a URL: its host or port cannot be read; is its password percent-encoded?") from None
     if parts.scheme not in schemes:
         raise ValueError(f"not a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-    if not host:
-        raise ValueError("a URL without a host, or with port 0")
-    if "," in host:
-        raise ValueError("a URL with several hosts, where one belongs")
+    if not host or "," in host:
+        raise ValueError("not a URL with one host, or one with port 0")
 
 
 def _secret_url(*schemes: str, several: bool = False) -> AfterValidator:
@@ -132,9 +130,9 @@ def _open_url(*schemes: str) -> AfterValidator:
 
 
 def _bind(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("not host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    found = _ADDRESS.fullmatch(value)
+    if not found or int(found[1] or 0) > 65535:
+        raise ValueError("not host:port, such as 127.0.0.1:8080 or [::1]:8080, and not unix:PATH")
     return value
 
 
@@ -239,7 +237,7 @@ class Settings(BaseSettings):
         SecretStr(""), description="Key that callers of the API send; without one it answers its own machine only"
     )
     api_bind: Annotated[str, AfterValidator(_bind)] = Field(
-        "127.0.0.1:8080", description="Address that the API listens on, as host:port"
+        "127.0.0.1:8080", description="Address that the API listens on: host:port or unix:PATH"
     )
     dir: Path = Field(Path(".fleet"), description="Folder in which `fleet up` keeps its data, logs and fleet.json")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(

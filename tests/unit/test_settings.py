@@ -156,6 +156,12 @@ def test_a_comma_is_part_of_valkeys_password_and_separates_servers_of_nats(monke
     assert settings.nats_url.get_secret_value() == "nats://a:1,tls://b"
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:8080", "[::1]:8080", "[::]:0", "api.local:80", "unix:/run/f.sock", "unix:f"])
+def test_the_api_may_listen_where_gunicorn_can(bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_BIND", bind)
+    assert load().api_bind == bind
+
+
 def test_the_level_of_the_log_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEET_LOG_LEVEL", "debug")
     assert load().log_level == "DEBUG"
@@ -211,10 +217,10 @@ def test_a_file_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         ("FLEET_VALKEY_URL", "valkey:6379", "not a URL that begins with redis:// or rediss://"),
         ("FLEET_VALKEY_URL", "http://:hunter2@h", "not a URL that begins with redis:// or rediss://"),
         ("FLEET_VALKEY_URL", "redis://:hunter2/x@h", "not a URL: its host or port cannot be read"),
-        ("FLEET_VALKEY_URL", "redis:///0", "a URL without a host"),
-        ("FLEET_VALKEY_URL", "redis://a,redis://b", "a URL with several hosts"),
+        ("FLEET_VALKEY_URL", "redis:///0", "not a URL with one host"),
+        ("FLEET_VALKEY_URL", "redis://a,redis://b", "not a URL with one host"),
         ("FLEET_VALKEY_URL", "redis://:hunter2@a:1,b:2", "not a URL: its host or port cannot be read"),
-        ("FLEET_VALKEY_URL", "redis://:hunter2@a,b:2", "a URL with several hosts"),
+        ("FLEET_VALKEY_URL", "redis://:hunter2@a,b:2", "not a URL with one host"),
         ("FLEET_NATS_URL", "nats://a,http://:hunter2@b", "not a URL that begins with nats:// or tls://"),
         ("NEO4J_URI", "http://h", "not a URL that begins with bolt://"),
         ("FLEET_NEO4J_URI", "bolt://u:hunter2@h", "a user or a password does not belong into this URL"),
@@ -226,6 +232,9 @@ def test_a_file_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         ("FLEET_REQUEST_TIMEOUT_S", "inf", "Input should be a finite number"),
         ("FLEET_API_BIND", "8080", "not host:port"),
         ("FLEET_API_BIND", "127.0.0.1:70000", "not host:port"),
+        ("FLEET_API_BIND", "::1:8080", "not host:port"),
+        ("FLEET_API_BIND", "tcp://127.0.0.1:8080", "not host:port"),
+        ("FLEET_API_BIND", "unix:", "not host:port"),
         ("FLEET_LOG_FORMAT", "text", "Input should be 'console' or 'json'"),
         ("FLEET_SCRIPTED_BEHAVIOURS", "*=rude", "*: Input should be 'normal', 'excellent'"),
     ],
