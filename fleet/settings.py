@@ -65,6 +65,7 @@ ORIGINALS = {
     "log_format": "LOG_FORMAT",
 }
 Behaviour = Literal["normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class WrongSettings(FleetError):
@@ -136,8 +137,9 @@ def _bind(value: str) -> str:
     return value
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
+def _word(case: Callable[[str], str], **synonyms: str) -> BeforeValidator:
+    """Reads a word in any case, and what other programs call the same."""
+    return BeforeValidator(lambda word: synonyms.get(case(word), case(word)) if isinstance(word, str) else word)
 
 
 _NEO4J = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
@@ -172,10 +174,10 @@ class Settings(BaseSettings):
     neo4j_user: str = Field("neo4j", min_length=1, description="User of Neo4j")
     neo4j_password: SecretStr = Field(SecretStr(""), description="Password of Neo4j's user")
 
-    engine: Literal["scripted", "local", "openai"] = Field(
+    engine: Annotated[Literal["scripted", "local", "openai"], _word(str.lower, vllm="openai")] = Field(
         "openai",
-        description="What agents think with: openai is any compatible server, local a small model in the worker, "
-        "scripted no model at all",
+        description="What agents think with: openai, or vllm, is any compatible server, local a small model in "
+        "the worker, scripted no model at all",
     )
     engine_url: Annotated[str, _open_url("http", "https")] = Field(
         "http://127.0.0.1:8000/v1", description="Engine openai: the server's URL, which ends in /v1"
@@ -240,11 +242,11 @@ class Settings(BaseSettings):
         "127.0.0.1:8080", description="Address that the API listens on: host:port or unix:PATH"
     )
     dir: Path = Field(Path(".fleet"), description="Folder in which `fleet up` keeps its data, logs and fleet.json")
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
-        "INFO", description="Least important log events that are written"
+    log_level: Annotated[LogLevel, _word(str.upper, WARN="WARNING", FATAL="CRITICAL")] = Field(
+        "INFO", description="Least important log events that are written; warn and fatal are understood too"
     )
-    log_format: Literal["console", "json"] = Field(
-        "json", description="Log lines for programs (json, one object a line) or for people (console)"
+    log_format: Annotated[Literal["console", "json"], _word(str.lower, text="console")] = Field(
+        "json", description="Log lines for programs (json, one object a line) or for people (console, or text)"
     )
 
     @classmethod

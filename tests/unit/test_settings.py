@@ -162,9 +162,25 @@ def test_the_api_may_listen_where_gunicorn_can(bind: str, monkeypatch: pytest.Mo
     assert load().api_bind == bind
 
 
-def test_the_level_of_the_log_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_LOG_LEVEL", "debug")
-    assert load().log_level == "DEBUG"
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("log_level", "debug", "DEBUG"),
+        ("log_level", "warn", "WARNING"),
+        ("log_level", "Fatal", "CRITICAL"),
+        ("log_level", "critical", "CRITICAL"),
+        ("log_format", "text", "console"),
+        ("log_format", "JSON", "json"),
+        ("engine", "vllm", "openai"),
+        ("engine", "OpenAI", "openai"),
+    ],
+)
+def test_a_word_may_be_in_any_case_and_what_others_call_the_same(
+    name: str, written: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in variables(name):
+        monkeypatch.setenv(variable, written)
+        assert getattr(load(), name) == meant
 
 
 def test_the_environment_beats_the_file_and_the_file_the_default(
@@ -235,7 +251,7 @@ def test_a_file_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         ("FLEET_API_BIND", "::1:8080", "not host:port"),
         ("FLEET_API_BIND", "tcp://127.0.0.1:8080", "not host:port"),
         ("FLEET_API_BIND", "unix:", "not host:port"),
-        ("FLEET_LOG_FORMAT", "text", "Input should be 'console' or 'json'"),
+        ("FLEET_LOG_FORMAT", "xml", "Input should be 'console' or 'json'"),
         ("FLEET_SCRIPTED_BEHAVIOURS", "*=rude", "*: Input should be 'normal', 'excellent'"),
     ],
 )
