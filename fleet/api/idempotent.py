@@ -16,11 +16,12 @@ from fleet.models import Model, derive_id, digest
 from fleet.store.idempotency import Claim
 
 MOST_BYTES = 256 * 1024
+MOST_BYTES_MADE_AGAIN = 2 * 1024
 _PAUSE_S = 0.02
 
 
 class KeptAnswer(Model):
-    """An answer as it is kept; without `body` when that holds a secret."""
+    """An answer as it is kept; without `body` when that holds a secret, with an empty one when it is made again."""
 
     status: int
     content_type: str | None = None
@@ -32,7 +33,8 @@ def answered_once(view: Callable[[], ResponseReturnValue], body: Model | None, *
     """What the view answers; to a request that comes again with its key, what it answered then.
 
     A request that is refused frees its key. If what works on it dies, the next one with the key does it: views derive
-    what they make from `seed`. An answer over 256 KiB is not kept, but made again.
+    what they make from `seed`. Of an answer with a Location, a body over 2 KiB is not kept, but made again by the view,
+    as what was made is then. An answer over 256 KiB without one is not kept: its request is done again.
 
     Raises: Refused (422 the key is invalid or stands for another request, 409 the answer held a secret).
     """
@@ -42,7 +44,8 @@ def answered_once(view: Callable[[], ResponseReturnValue], body: Model | None, *
     claim = _claim(g.caller.key_id, key, _content(body))
     if claim.state == "other":
         raise Refused(problems.KEY_REUSED, f"the key {key} stands for another request")
-    return _again(claim.answer) if claim.state == "answered" else _carry_out(view, claim, secret)
+    g.idempotency_seed = claim.seed
+    return _again(view, claim.answer) if claim.state == "answered" else _carry_out(view, claim, secret)
 
 
 def seed() -> str | None:
@@ -70,7 +73,6 @@ def _content(body: Model | None) -> str:
 
 def _carry_out(view: Callable[[], ResponseReturnValue], claim: Claim, secret: bool) -> Response:
     bindings = services().store.idempotency
-    g.idempotency_seed = claim.seed
     try:
         response = make_response(view())
     except Exception:
@@ -92,18 +94,25 @@ def _settle(change: Callable[[], None]) -> None:
 def _kept(response: Response, secret: bool) -> str:
     """The answer as text; empty for one that is too large."""
     body = None if secret else response.get_data(as_text=True)
-    if body and len(body.encode()) > MOST_BYTES:
+    size = len(body.encode()) if body else 0
+    if response.location and size > MOST_BYTES_MADE_AGAIN:
+        body = ""
+    elif size > MOST_BYTES:
         return ""
     return KeptAnswer(
         status=response.status_code, content_type=response.content_type, location=response.location, body=body
     ).dump()
 
 
-def _again(text: str) -> Response:
+def _again(view: Callable[[], ResponseReturnValue], text: str) -> Response:
     kept = KeptAnswer.model_validate_json(text)
     if kept.body is None:
         raise Refused(problems.ANSWERED_ONCE, problems.ANSWERED_ONCE.meaning)
-    response = Response(kept.body, kept.status, content_type=kept.content_type)
+    if kept.body:
+        response = Response(kept.body, kept.status, content_type=kept.content_type)
+    else:
+        response = make_response(view())
+        response.status_code = kept.status
     if kept.location:
         response.headers["Location"] = kept.location
     return response

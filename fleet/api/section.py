@@ -43,8 +43,9 @@ class Answer:
 
 IDEMPOTENT = Header(
     IDEMPOTENCY_KEY,
-    "Within 24 hours, the same key with the same body gets the same answer, and nothing is done twice; with another "
-    "body it is refused (422). A request that is refused frees its key",
+    "Within 24 hours, the same key with the same body gets the same answer (when that is over 2 KiB, its status and "
+    "Location with what was made as it is now), and nothing is done twice; with another body it is refused (422). A "
+    "request that is refused frees its key",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 )
 

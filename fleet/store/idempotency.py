@@ -44,7 +44,7 @@ class Idempotency:
         found: Any = self._scripts.run("claim_key", [binding], [digest, lease_ms, TTL_S, str(uuid.uuid4())])
         state, *rest = found
         if state == "answered":
-            return Claim(state, answer=rest[0])
+            return Claim(state, seed=rest[0], answer=rest[1])
         return Claim(state, binding, *rest) if state == "mine" else Claim(state)
 
     def keep(self, claim: Claim, answer: str = "") -> None:

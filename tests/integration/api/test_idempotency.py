@@ -199,13 +199,56 @@ def store_of(bench: Bench) -> Store:
     return store
 
 
-def test_an_answer_that_is_too_large_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_answer_the_body_is_made_again_and_the_rest_is_kept(bench: Bench) -> None:
+    text = "x" * 2048
+    first = bench.post(text=text)
+    bench.view = lambda body: reply(body, 200, "/v1/words/2")
+    assert [seen(bench.post(text=text, replica=one)) for one in (0, 1)] == [seen(first)] * 2
+    assert bench.post(text="y" * 2048).status_code == 422
+    assert len(bench.calls) == 3
+    assert len(set(bench.calls)) == 1, "all make the same"
+    assert store_of(bench).client.memory_usage("fleet:idempotency:configured:key-1") < 1000
+
+
+def test_a_large_answer_that_cannot_be_made_again_now_leaves_its_key_bound(bench: Bench) -> None:
+    text = "x" * 2048
+    first, usual = bench.post(text=text), bench.view
+    bench.view = refuse
+    assert bench.post(text=text).status_code == 409
+    assert bench.post(text="b").status_code == 422
+    bench.view = usual
+    assert seen(bench.post(text=text)) == seen(first)
+
+
+def test_a_large_answer_that_names_nothing_made_is_kept_whole(bench: Bench) -> None:
+    bench.view = lambda body: reply(body, 201)
+    first = bench.post(text="x" * 2048)
+    assert seen(bench.post(text="x" * 2048)) == seen(first)
+    assert len(bench.calls) == 1
+
+
+def test_an_answer_that_is_too_large_and_names_nothing_made_is_not_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(idempotent, "MOST_BYTES", 20)
+    bench.view = lambda body: reply(body, 201)
     for _ in range(2):
         assert bench.post(text="x" * 21).status_code == 201
     assert bench.post(text="y" * 21).status_code == 422
     assert len(bench.calls) == 2
-    assert "x" * 21 not in str(store_of(bench).client.hgetall("fleet:idempotency:configured:key-1"))
+
+
+def test_a_deliberation_with_a_long_text_is_one_with_one_answer_and_one_cancellation(client: FlaskClient) -> None:
+    def send(path: str, body: dict[str, Any] | None) -> TestResponse:
+        return client.post(path, json=body, headers={"Idempotency-Key": path})
+
+    long = {**BODY, "task_description": "Write a parser. " * 500}
+    answers = [send("/v1/deliberations", long) for _ in range(2)]
+    assert seen(answers[0])[0] == 202
+    assert seen(answers[1]) == seen(answers[0])
+    cancelled = [send(f"{answers[0].headers['Location']}/cancel", None) for _ in range(2)]
+    assert [answer.status_code for answer in cancelled] == [202, 202]
+    assert cancelled[1].json == cancelled[0].json
 
 
 def test_a_key_is_forgotten_a_day_after_it_was_first_used(bench: Bench) -> None:
