@@ -19,6 +19,7 @@ from fleet.store.submissions import Submissions
 
 M = TypeVar("M", bound=Model)
 _CHUNK = 200
+_CHUNK_OF_PLANS = 40  # each may have a mebibyte
 
 
 class Position(NamedTuple):
@@ -56,9 +57,12 @@ class Pages:
         return _cut(found, limit)
 
     def plans(self, limit: int, after: Position | None = None, story_id: str | None = None) -> Page[StoredPlan]:
-        entries = (position for chunk in self._walk(base.PLANS, after) for position in chunk)
-        plans = ((position, plan) for position in entries if (plan := self._submissions.plan(position.id)))
-        found = ((position, stored) for position, stored in plans if story_id in (None, stored.plan.story_id))
+        found = (
+            (position, stored)
+            for chunk in self._walk(base.PLANS, after, _CHUNK_OF_PLANS)
+            for position, stored in zip(chunk, self._submissions.plans([one.id for one in chunk]), strict=True)
+            if stored and story_id in (None, stored.plan.story_id)
+        )
         return _cut(found, limit)
 
     def dead_letters(self, limit: int, after: Position | None = None) -> Page[DeadLetter]:
@@ -80,10 +84,10 @@ class Pages:
                 pipeline.hgetall(base.deliberation_key(position.id))
             return [stored_view(fields) if fields else None for fields in pipeline.execute()]
 
-    def _walk(self, index: str, after: Position | None) -> Iterator[list[Position]]:
+    def _walk(self, index: str, after: Position | None, size: int = _CHUNK) -> Iterator[list[Position]]:
         """Everything in the index behind `after`, in chunks; entries added meanwhile are newer and do not show up."""
         offset = 0
-        while rows := self._rows(index, after.score if after else float("inf"), offset):
+        while rows := self._rows(index, after.score if after else float("inf"), offset, size):
             chunk = [Position(score, id) for id, score in rows if after is None or (score, id) < after]
             if chunk:
                 yield chunk
@@ -91,8 +95,8 @@ class Pages:
             else:
                 offset += len(rows)
 
-    def _rows(self, index: str, most: float, offset: int) -> list[tuple[str, float]]:
-        rows: Any = self._client.zrevrangebyscore(index, most, "-inf", start=offset, num=_CHUNK, withscores=True)
+    def _rows(self, index: str, most: float, offset: int, size: int) -> list[tuple[str, float]]:
+        rows: Any = self._client.zrevrangebyscore(index, most, "-inf", start=offset, num=size, withscores=True)
         return [(row[0], row[1]) for row in rows]
 
 

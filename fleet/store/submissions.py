@@ -1,7 +1,7 @@
 """What was handed in: plans and single deliberations, each stored with its deliberations in one Lua call."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -64,7 +64,17 @@ class Submissions:
 
     def plan(self, id: str) -> StoredPlan | None:
         """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""
-        document, created_at_ms = cast(list[Any], self._client.hmget(_plan_key(id), "document", "created_at_ms"))
-        if not document:
-            return None
-        return StoredPlan.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})
+        return self.plans([id])[0]
+
+    def plans(self, ids: Sequence[str]) -> list[StoredPlan | None]:
+        """The plan of each id, as `plan` has it, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for id in ids:
+                pipeline.hmget(_plan_key(id), "document", "created_at_ms")
+            return [_stored(*fields) for fields in pipeline.execute()]
+
+
+def _stored(document: str | None, created_at_ms: str | None) -> StoredPlan | None:
+    if document is None or created_at_ms is None:
+        return None
+    return StoredPlan.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})

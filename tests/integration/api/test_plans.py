@@ -3,12 +3,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from flask.testing import FlaskClient
 from redis.exceptions import ConnectionError
 
 from fleet.api.services import Services
 from fleet.graph import PlanRecord
-from fleet.models import Decision
+from fleet.models import Decision, PlanReceipt, PlanRequest, StoredPlan
 from fleet.store import Store
 
 PLAN: dict[str, Any] = {"plan_id": "plan-1", "story_id": "story-1", "title": "A login button", "roles": ["DEV", "QA"]}
@@ -206,3 +207,23 @@ def test_plans_and_deliberations_are_listed_by_story(client: FlaskClient) -> Non
     assert [one["plan_id"] for one in found] == ["plan-2", "plan-0"]
     deliberations = client.get("/v1/deliberations?story_id=story-1").json["items"]
     assert {one["plan_id"] for one in deliberations} == {"plan-1"}
+
+
+def test_plans_of_a_story_are_found_among_many_in_few_round_trips(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        handed_in = PlanRequest.model_validate(plan(plan_id=f"plan-{number}", story_id=f"story-{number // 299}"))
+        receipt = PlanReceipt(plan_id=handed_in.plan_id, deliberations=())
+        store.submissions.add_plan(StoredPlan(plan=handed_in, receipt=receipt, created_at_ms=0), [])
+    read = redis.connection.Connection.send_packed_command
+    sent: list[Any] = []
+
+    def count(self: "redis.connection.Connection", *args: Any, **options: Any) -> Any:
+        sent.append(args)
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", count)
+    found = client.get("/v1/plans?story_id=story-1").json["items"]
+    assert [one["plan_id"] for one in found] == ["plan-299"]
+    assert len(sent) < 50
