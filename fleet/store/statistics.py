@@ -64,9 +64,10 @@ class Statistics:
                 pipeline.zcount(index, now_ms - _MINUTE_MS, "+inf")
                 pipeline.zcount(index, now_ms - 10 * _MINUTE_MS, "+inf")
             counted, events, known, new_1, new_10, finished, ended_1, ended_10 = pipeline.execute()
-        in_progress = int(counted.pop("in_progress", 0))
+        in_progress = max(0, int(counted.get("in_progress", 0)))
         return Stats(
-            totals=Totals.model_validate(counted),
+            # A replica of another version may count more.
+            totals=Totals.model_validate({name: counted[name] for name in Totals.model_fields if name in counted}),
             per_minute=Rates(accepted=_rate(new_1, new_10), finished=_rate(ended_1, ended_10)),
             in_progress=in_progress,
             pending=max(0, known - finished - in_progress),

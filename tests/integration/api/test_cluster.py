@@ -108,6 +108,15 @@ def test_a_deliberation_is_in_progress_from_its_first_agent_to_its_end(
     assert (ended["in_progress"], ended["pending"]) == (0, 0)
 
 
+def test_stats_show_what_they_know_of_what_another_version_counts_and_nothing_below_zero(
+    client: FlaskClient, store: Store
+) -> None:
+    store.client.hset("fleet:totals", mapping={"accepted": 2, "postponed": 7, "in_progress": -1})
+    found = client.get("/v1/stats").json
+    assert found["totals"] == dict.fromkeys(found["totals"], 0) | {"accepted": 2}
+    assert (found["in_progress"], found["pending"]) == (0, 0)
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/cluster", "/v1/queues", "/v1/stats"])
 def test_none_of_them_takes_a_parameter(client: FlaskClient, path: str) -> None:
     assert client.get(path, query_string={"limit": "1"}).status_code == 422
