@@ -60,11 +60,13 @@ class Probe:
             return self._found
 
     def _ask(self) -> Readiness:
+        valkey = self._valkey()
+        reachable = valkey.state == "up"  # what does not answer is not asked twice more: each time takes 2 s
         dependencies = {
-            "valkey": self._valkey(),
+            "valkey": valkey,
             "neo4j": self._neo4j(),
-            "nats": self._nats(),
-            "workers": self._workers(),
+            "nats": self._nats() if reachable or not self._nats_enabled else _unknown("listeners"),
+            "workers": self._workers() if reachable else _unknown("workers"),
         }
         ready = all(dependency.state != "down" for dependency in dependencies.values())
         return Readiness(ready=ready, dependencies=dependencies)
@@ -89,7 +91,7 @@ class Probe:
         try:
             listeners = Listeners(self._client).list()
         except RedisError:
-            return _down("what the listeners say is in valkey, which is down")
+            return _unknown("listeners")
         if not listeners:
             return _down("no listener is running")
         return UP if any(one.nats == "connected" for one in listeners) else _down("no listener is connected to it")
@@ -98,7 +100,7 @@ class Probe:
         try:
             workers = Workers(self._client).list()
         except RedisError:
-            return _down("what the workers say is in valkey, which is down")
+            return _unknown("workers")
         missing = [queue for queue in self._queues if not any(queue in one.queues for one in workers)]
         return _down("; ".join(map(_nobody, missing))) if missing else UP
 
@@ -106,6 +108,10 @@ class Probe:
 def _nobody(queue: str) -> str:
     app = "workers.gpu" if queue == "gpu" else "fleet"
     return f"no worker takes jobs from the queue {queue}: start one with `celery -A {app} worker -Q {queue}`"
+
+
+def _unknown(reporters: str) -> Dependency:
+    return _down(f"what the {reporters} say is in valkey, which is down")
 
 
 def _down(reason: str) -> Dependency:

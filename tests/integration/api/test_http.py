@@ -1,5 +1,7 @@
 import json
 import logging
+import select
+import socket
 from typing import Any
 
 import pytest
@@ -218,3 +220,22 @@ def test_ready_says_what_is_down_and_why(
     assert {name: one["reason"] for name, one in found.items() if one["state"] == "down"} == down
     assert answer.status_code == (503 if down else 200)
     assert (answer.mimetype == "application/problem+json") is bool(down)
+
+
+@pytest.mark.parametrize("nats", [True, False])
+def test_a_store_that_does_not_answer_is_asked_once_for_all_that_is_in_it(
+    settings: Settings, graph: Any, nats: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        url = type(settings.valkey_url)(f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        app = create_app(settings.model_copy(update={"nats_enabled": nats, "valkey_url": url}))
+        app.extensions["fleet"].graph = graph
+        found = app.test_client().get("/readyz").json["dependencies"]
+        asked = 0
+        while select.select([frozen], [], [], 0)[0]:
+            frozen.accept()[0].close()
+            asked += 1
+    states = {"valkey": "down", "neo4j": "up", "nats": "down" if nats else "disabled", "workers": "down"}
+    assert {name: one["state"] for name, one in found.items()} == states
+    assert found["workers"]["reason"] == "what the workers say is in valkey, which is down"
+    assert asked == 1
