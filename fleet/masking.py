@@ -10,16 +10,38 @@ from fleet.settings import Settings
 
 HIDDEN = "***"
 SHORTEST = 4  # characters; to hide what is shorter would hide half of every text
+# Whatever has a name that ends like one of these is a secret.
+_NAMES = (
+    "authorization",
+    *("password", "passwd", "secret", "token"),
+    *("api_key", "api-key", "apikey", "engine_key"),
+)
 _USER_AND_PASSWORD = re.compile(r"://([^/?#\s@:'\"]*)(:[^/?#\s'\"]*)?@")
-_NAMED = re.compile(r"(?i)([?&](?:password|passwd|token|secret|api_?key)=)[^&\s'\"]+")
-_HEADER = re.compile(r"(?i)(\bauthorization\b['\"]?\s*[:=]\s*(?:b?['\"])?(?:(?:bearer|basic)\s+)?)[^\s'\",;}]+")
-_BEARER = re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{16,}")
-_KEYS = frozenset(("authorization", "password", "neo4j_password", "api_key", "engine_key", "secret", "token"))
+# The quotes may be escaped, for JSON is often inside a text. Of an Authorization header the scheme is shown if it is
+# a known one; else it is hidden too, for it may be the secret.
+_NAMED = re.compile(
+    rf"""(?xai)
+    (?P<shown>
+        (?:{"|".join(_NAMES)}) (?P<header>(?<=authorization))?
+        \\*['"]? [ \t]* [:=] [ \t]* (?:b? (?P<quote>\\*['"]))?
+        (?(header) (?P<scheme>(?:bearer|basic|digest|token|apikey) [ \t]+)?)
+    )
+    (?(quote)
+        (?: (?!(?P=quote)) (?:\\.|[^\\]) )+
+    |
+        (?(header) (?(scheme) | (?:[\w-]+ [ \t]+)?)) (?!\\+['"]) [^\s&'"]+
+    )""",
+    re.DOTALL,
+)
+_BEARER = re.compile(r"(?ai)(\bbearer\s+)[\w.~+/=-]{16,}")
+_FLEETS = re.compile(r"(fleet_[0-9a-f]{12}_)[0-9a-f]{64}")  # fleet.store.keys
+# One look for these, in lower case, tells of most texts that there is nothing to hide; a worker logs hundreds a second.
+_SIGNS = (*_NAMES, "bearer", "fleet_", "://")
 
 
 def without_password(text: str) -> str:
     """The text with the passwords of its URLs hidden, and the user of one without a password, for that is a token."""
-    return _NAMED.sub(rf"\1{HIDDEN}", _USER_AND_PASSWORD.sub(_userinfo, text))
+    return _NAMED.sub(rf"\g<shown>{HIDDEN}", _USER_AND_PASSWORD.sub(_userinfo, text))
 
 
 def _userinfo(found: "re.Match[str]") -> str:
@@ -38,11 +60,11 @@ def _in_url(url: str) -> Iterator[str]:
     parts = urlsplit(url)
     secret = parts.password or parts.username or ""
     yield from (secret, unquote(secret))
-    yield from (value for name, value in parse_qsl(parts.query) if name in _KEYS)
+    yield from (value for name, value in parse_qsl(parts.query) if _secret(name))
 
 
 class Mask:
-    """Hides `secrets`, however they are escaped, the passwords of URLs, and what an Authorization header says."""
+    """Hides `secrets`, however they are escaped, the passwords of URLs, Fleet's keys, and what has a secret's name."""
 
     def __init__(self, secrets: Iterable[str]):
         once = {form for secret in secrets if len(secret) >= SHORTEST for form in _forms(secret)}
@@ -50,16 +72,14 @@ class Mask:
         longest_first = sorted(forms, key=len, reverse=True)
         known = "|".join(map(re.escape, longest_first))
         self._known = re.compile(known) if forms else None
-        # One look tells of most texts that there is nothing to hide; a worker logs hundreds in a second.
-        self._suspicious = re.compile("|".join(filter(None, (known, "://", "=", "(?i:authorization|bearer)"))))
 
     def text(self, text: str) -> str:
-        if not self._suspicious.search(text):
-            return text
         if self._known:
             text = self._known.sub(HIDDEN, text)
-        text = without_password(text) if "://" in text or "=" in text else text
-        return _BEARER.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", text))
+        folded = text.lower()
+        if not any(sign in folded for sign in _SIGNS):
+            return text
+        return _BEARER.sub(rf"\1{HIDDEN}", without_password(_FLEETS.sub(rf"\1{HIDDEN}", text)))
 
     def value(self, value: Any) -> Any:
         """The same for whatever a log event may hold; other objects become their repr."""
@@ -75,7 +95,11 @@ class Mask:
 
     def entry(self, key: str, value: Any) -> Any:
         """The value under a key, whose name alone may tell that it is a secret."""
-        return HIDDEN if value and key.lower() in _KEYS else self.value(value)
+        return HIDDEN if value and _secret(key) else self.value(value)
+
+
+def _secret(name: str) -> bool:
+    return name.lower().rstrip("'\"").endswith(_NAMES)
 
 
 def _forms(secret: str) -> set[str]:
