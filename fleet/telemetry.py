@@ -24,22 +24,25 @@ CARRIED = ("request_id", "plan_id", "story_id", "task_id", "role")  # a task kno
 QUIET = ("httpx", "httpx2", "neo4j", "kombu", "amqp")
 
 log = structlog.get_logger(__name__)
+# One list for good: a logger keeps the one that it found when it was first used.
+_processors: list[Processor] = []
 
 
 def configure(process: str = "cli") -> None:
-    """Sends all logs of this process, and of those it forks, through one formatter. Safe to call again.
+    """Sends all logs of this process, and of those it forks, through one formatter. What is said last counts.
 
     `process` is what every event says it comes from: worker, api, listener, flower.
     """
     settings = settings_or_exit()
     shared = _shared(process, settings)
+    _processors[:] = [
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        *shared,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=_processors,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -111,7 +114,12 @@ def _catch_the_rest() -> None:
     """Warnings and what ends a process or a thread are events as well."""
     logging.captureWarnings(True)
     sys.excepthook = _crashed
-    threading.excepthook = lambda found: _crashed(found.exc_type, found.exc_value, found.exc_traceback)
+    threading.excepthook = _thread_crashed
+
+
+def _thread_crashed(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit:  # which ends a thread, as Python's own hook has it
+        _crashed(found.exc_type, found.exc_value, found.exc_traceback)
 
 
 def _crashed(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -223,6 +223,39 @@ def test_an_exception_that_nobody_caught_is_one_line(tmp_path: Path) -> None:
     assert main["exception"].startswith("Traceback")
 
 
+AGAIN = """
+import os, sys, threading, structlog
+from fleet import telemetry
+from fleet.settings import get_settings
+log = structlog.get_logger("again")
+for process, format in (("cli", "json"), ("listener", "json"), ("listener", "console"), ("worker", "json")):
+    os.environ["FLEET_LOG_FORMAT"] = format
+    get_settings.cache_clear()
+    telemetry.configure(process)
+    log.info("used")
+thread = threading.Thread(target=sys.exit, args=(3,))
+thread.start()
+thread.join()
+log.info("ended")
+"""
+
+
+def test_a_logger_already_used_follows_what_is_configured_again(tmp_path: Path) -> None:
+    first, second, third, fourth, last = lines_of(AGAIN, tmp_path)
+    assert [json.loads(line)["process"] for line in (first, second, fourth)] == ["cli", "listener", "worker"]
+    assert ("used" in third, "{" in third, "pid" in third) == (True, False, False)
+    assert json.loads(last)["event"] == "ended"  # a thread that exits has not crashed
+
+
+def lines_of(program: str, folder: Path) -> list[str]:
+    process = Process([sys.executable, "-c", program], folder / "program.log", {})
+    process.spawn()
+    assert process.popen is not None
+    assert process.popen.wait(30) == 0
+    process.kill()
+    return process.output().splitlines()
+
+
 def test_people_get_lines_that_they_can_read(tmp_path: Path) -> None:
     said = crash(tmp_path, FLEET_LOG_FORMAT="console").output()
     assert '  File "<string>", line 10, in <module>\n' in said
