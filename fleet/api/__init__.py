@@ -19,6 +19,7 @@ from fleet.api.docs import docs
 from fleet.api.events import events
 from fleet.api.health import health
 from fleet.api.keys import keys
+from fleet.api.metrics import metrics
 from fleet.api.plans import plans
 from fleet.api.reading import MOST_BYTES
 from fleet.api.section import Section, current_operation
@@ -30,7 +31,18 @@ __all__ = ["create_app"]
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
-SECTIONS: tuple[Section, ...] = (plans, deliberations, events, councils, cluster, deadletters, keys, health, docs)
+SECTIONS: tuple[Section, ...] = (
+    plans,
+    deliberations,
+    events,
+    councils,
+    cluster,
+    deadletters,
+    keys,
+    health,
+    metrics,
+    docs,
+)
 LOGGED = ("plan_id", "deliberation_id", "role", "agent_id")
 PROBES = ("health.livez", "health.readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

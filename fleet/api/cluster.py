@@ -132,10 +132,7 @@ def get_cluster() -> Response:
     ),
 )
 def list_queues() -> Response:
-    states = services().store.workers.list()
-    names = {services().settings.agent_queue, COUNCIL_QUEUE}.union(*(state.queues for state in states))
-    ready = services().store.statistics.ready(sorted(names))
-    return reply(QueuePage(items=tuple(_queue(name, count, states) for name, count in ready.items())))
+    return reply(QueuePage(items=queues(services().store.workers.list())))
 
 
 @cluster.operation(
@@ -145,6 +142,13 @@ def list_queues() -> Response:
 )
 def get_stats() -> Response:
     return reply(services().store.statistics.read())
+
+
+def queues(states: Sequence[WorkerState]) -> tuple[Queue, ...]:
+    """The queues that there have to be, and those that these workers take jobs from."""
+    names = {services().settings.agent_queue, COUNCIL_QUEUE}.union(*(state.queues for state in states))
+    ready = services().store.statistics.ready(sorted(names))
+    return tuple(_queue(name, count, states) for name, count in ready.items())
 
 
 def _active(job: Job, worker: str, now_ms: int) -> ActiveJob:

@@ -96,7 +96,7 @@ def _installed(local: bool) -> Iterator[Part]:
     """The extras' packages, and the model of the local engine."""
     for package, extra in _EXTRAS.items():
         found = _installed_version(package)
-        needed = local if extra == "local" else "FLEET_URL" not in os.environ
+        needed = local if extra == "local" else not os.environ.get("FLEET_URL")
         remedy = f"pip install 'fleet[{extra}]'"
         yield Part(f"package {package}", found is not None, found or "missing", remedy, needed)
     there = fetched(DEFAULT_MODEL, settings().cache_dir)

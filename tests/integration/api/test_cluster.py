@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from fleet.api.services import Services
 from fleet.events import DeliberationStarted
@@ -120,3 +122,22 @@ def test_stats_show_what_they_know_of_what_another_version_counts_and_nothing_be
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/cluster", "/v1/queues", "/v1/stats"])
 def test_none_of_them_takes_a_parameter(client: FlaskClient, path: str) -> None:
     assert client.get(path, query_string={"limit": "1"}).status_code == 422
+
+
+def test_prometheus_reads_the_same_figures(client: FlaskClient, store: Store) -> None:
+    id = client.post("/v1/deliberations", json={"task_description": "Write it", "role": "DEV"}).json["deliberation_id"]
+    client.post(f"/v1/deliberations/{id}/cancel")
+    store.dead_letters.add("council", "no good", "{}")
+    answer = client.get("/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    values = {(one.name, *one.labels.values()): one.value for family in families.values() for one in family.samples}
+    assert values["fleet_deliberations_accepted_total",] == 1
+    assert values["fleet_deliberations_finished_total", "CANCELLED"] == 1
+    assert values["fleet_deliberations_finished_total", "COMPLETED"] == 0
+    assert values["fleet_dead_letters_total",] == 1
+    assert values["fleet_queue_ready", "agents"] == 3
+    assert values["fleet_queue_workers", "council"] == 0
+
+
+def test_metrics_need_a_key(app: Flask) -> None:
+    assert app.test_client().get("/metrics").status_code == 401

@@ -19,7 +19,7 @@ from tests.integration.api.conftest import KEY
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 # These take any query, and their only 5xx says that something is down, which is what they are for.
-PROBES = ("/livez", "/readyz", "/docs", "/openapi.json")
+PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
 # A schema cannot say that subtasks have no cycle, that a cursor was given out or that a key was not used before.
 BEYOND_SCHEMAS = [checks.positive_data_acceptance]
 CASES = [
@@ -62,7 +62,9 @@ def test_an_operation_keeps_to_its_description(described: Any, path: str, method
         if path.endswith("/events"):  # what is called here has to return
             case.query = {**(case.query or {}), "follow": "false"}
         if path in PROBES:
-            case.call_and_validate(checks=[checks.status_code_conformance, checks.response_schema_conformance])
+            case.call_and_validate(
+                headers=HEADERS, checks=[checks.status_code_conformance, checks.response_schema_conformance]
+            )
         else:
             case.call_and_validate(headers=HEADERS, excluded_checks=BEYOND_SCHEMAS)
 
