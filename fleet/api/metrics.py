@@ -32,9 +32,7 @@ class Fleet(Collector):
     def _deliberations(self) -> Iterator[Metric]:
         totals = self._stats.totals
         yield CounterMetricFamily("fleet_deliberations_accepted", "Deliberations accepted", totals.accepted)
-        finished = CounterMetricFamily(
-            "fleet_deliberations_finished", "Final ones by status", labels=["status"]
-        )
+        finished = CounterMetricFamily("fleet_deliberations_finished", "Final ones by status", labels=["status"])
         for status in _FINAL:
             finished.add_metric([status.upper()], getattr(totals, status))
         yield finished
