@@ -7,7 +7,7 @@ NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint bench
+.PHONY: help setup demo test test-fast lint docs bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ lint: .venv/installed ## lint, types and import contracts alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed ## write docs/reference from the code
+	$(BIN)/python -m docs.generate
 
 bench: setup ## NAME=...: one benchmark of benchmarks/, its table printed and its rows in benchmarks/results/NAME.json
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=..." >&2; exit 2; }
