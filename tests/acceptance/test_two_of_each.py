@@ -127,6 +127,7 @@ def test_a_plan_handed_in_everywhere_at_once_is_one_plan(pair: Pair, new_plan: N
 
 def test_what_one_api_changes_the_other_shows(pair: Pair) -> None:
     first, second = pair.apis
+    wait_until(lambda: first.get("/v1/councils/DATA").status_code == 200, what="a council worker has made the councils")
     assert first.delete("/v1/councils/DATA").status_code == 204
     assert second.get("/v1/councils/DATA").status_code == 404
     made = second.post("/v1/councils", json={"role": "DATA", "num_agents": 2})

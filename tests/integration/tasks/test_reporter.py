@@ -144,6 +144,7 @@ def test_a_worker_reports_again_when_valkey_is_back_and_complains_once(
         bench = Bench(tmp_path, valkey, stack)
         process = bench.worker("-Q", "council", "-P", "threads", "-c", "1")
         before = bench.report()
+        wait_until(lambda: " ready." in process.output(), what="the worker consumes")  # before, it waits without a word
         valkey.kill()
         wait_until(lambda: "reporter.valkey_away" in process.output(), what="the worker noticed")
         wait_until(lambda: process.output().count("Trying again") > 1, what="others tried again meanwhile")
