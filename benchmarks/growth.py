@@ -1,11 +1,11 @@
 """What one more deliberation costs with 100 to 20,000 in the queue: `python -m benchmarks.growth`.
 
-For each depth a new ValKey is filled with that many deliberations of three agents; then workers start.
+For each depth a new ValKey is filled with that many deliberations of three agents; then the agents' worker starts.
 
 * submit_ms: one submission, with its parts on the queue; the median of the last 100
 * bytes: what ValKey's used memory grew by, per deliberation
-* drain_ms: per deliberation, while the workers take `SAMPLE` through their first step, after `WARM_UP` others. Steps
-  wait in the same queue as new deliberations, so at any depth these are the first thing that all workers do.
+* drain_ms: per deliberation, while the worker answers the parts of `SAMPLE` of them, after those of `WARM_UP` others.
+  Nobody closes their steps, so that what is measured is the same at any depth.
 
 Depths are measured in `ROUNDS` rounds, each figure is their median; a ratio is to the first row's figure, flat is 1.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import _report
 from benchmarks._fleet import started
-from fleet.events import DeliberationStepped
+from fleet.events import TaskCompleted
 from fleet.models import DeliberationRequest, Role
 from fleet.stack.processes import Fleet
 from fleet.store import Store
@@ -31,7 +31,7 @@ from fleet.store import Store
 DEPTHS = (100, 1000, 5000, 20_000)
 ROUNDS = {100: 3, 1000: 3, 5000: 2, 20_000: 1}
 LAST = 100
-WARM_UP, SAMPLE = 10, 60
+WARM_UP, SAMPLE = 10, 80
 
 
 def fill(count: int) -> None:
@@ -57,7 +57,7 @@ def measure(folder: Path, depth: int) -> dict[str, float]:
         before = _used(store)
         submit_ms = _fill(fleet, depth)
         bytes_each = (_used(store) - before) / depth
-        with started(fleet, [], fleet.workers):
+        with started(fleet, [], [one for one in fleet.workers if one.name == "worker-agents"]):
             return {"submit_ms": submit_ms, "bytes": bytes_each, "drain_ms": _drain(store)}
 
 
@@ -73,15 +73,15 @@ def _used(store: Store) -> int:
 
 
 def _drain(store: Store) -> float:
-    """The time between the ends of the first steps of two deliberations, by the event log."""
+    """The time that the parts of one deliberation take, by the event log."""
     ends: list[int] = []
-    after = "0"
-    while len(ends) < WARM_UP + SAMPLE:
+    after, parts = "0", (WARM_UP + SAMPLE) * 3
+    while len(ends) < parts:
         for event in store.events.read(after, 1000, block_ms=1000):
             after = event.id
-            if event.subject == DeliberationStepped.SUBJECT:
+            if event.subject == TaskCompleted.SUBJECT:
                 ends.append(int(event.id.partition("-")[0]))
-    return (ends[WARM_UP + SAMPLE - 1] - ends[WARM_UP - 1]) / SAMPLE
+    return (ends[parts - 1] - ends[WARM_UP * 3 - 1]) / SAMPLE
 
 
 def main() -> None:
