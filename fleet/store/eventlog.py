@@ -93,6 +93,10 @@ class EventLog:
         """Moves the cursor to `id` while `holder` has the lease, and trims all but `keep` entries behind it."""
         return bool(self._scripts.run("relay_advance", [_LEASE, _CURSOR, EVENTS], [holder, id, keep]))
 
+    def trim(self, keep: int = 10_000) -> None:
+        """Trims all but about `keep` entries, for a fleet without a relay to do it behind its cursor."""
+        self._client.xtrim(EVENTS, maxlen=keep)
+
     def backlog(self) -> int:
         """How many events the relay has yet to publish, counted up to 1,000."""
         after: Any = self._client.xrange(EVENTS, min=f"({self.cursor()}", count=1_000)

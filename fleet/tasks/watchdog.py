@@ -49,7 +49,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
         settings = get_settings()
         store = Store.from_settings(settings)
         _ensure_schema(settings)
-        watch = Watch(store, Dispatcher(store, settings, app), app, settings.agent_queue)
+        watch = Watch(store, Dispatcher(store, settings, app), app, settings)
         away = False
         while not self._stop.wait(INTERVAL_S):
             try:
@@ -76,8 +76,8 @@ def _ensure_schema(settings: Settings) -> None:
 class Watch:
     """One round of looking after deliberations."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, app: Any, queue: str):
-        self._store, self._dispatcher, self._app, self._queue = store, dispatcher, app, queue
+    def __init__(self, store: Store, dispatcher: Dispatcher, app: Any, settings: Settings):
+        self._store, self._dispatcher, self._app, self._settings = store, dispatcher, app, settings
         self._rounds = 0
 
     def once(self) -> None:
@@ -86,10 +86,12 @@ class Watch:
         for id in self._store.deliberations.take_due():
             self._app.send_task(ADVANCE, args=(id,), queue=COUNCIL_QUEUE)
             log.info("watchdog.advance", deliberation_id=id)
-        for lane in lanes(self._queue):
+        for lane in lanes(self._settings.agent_queue):
             for part in self._store.deliberations.take_lost(lane):
                 self._dispatcher.publish_again(part)
                 log.warning("watchdog.publish_again", part=part.id)
         if self._rounds % FORGET_EVERY == 0:
             self._store.deliberations.forget_finished()
+            if not self._settings.nats_enabled:
+                self._store.events.trim()
         self._rounds += 1

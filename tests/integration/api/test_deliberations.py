@@ -296,7 +296,7 @@ def test_a_lost_part_is_found_whether_it_belongs_to_new_work_or_to_begun(
 ) -> None:
     id = submitted(client, rounds=1)["deliberation_id"]
     store.client.delete(*list_keys("agents"))
-    watch = Watch(store, services.dispatcher, celery_app, "agents")
+    watch = Watch(store, services.dispatcher, celery_app, services.settings)
     for step in ("propose:0", "review:1"):
         task = store.deliberations.task(id)
         store.client.hset(f"fleet:deliberation:{id}", "step", step)
@@ -311,3 +311,15 @@ def test_a_lost_part_is_found_whether_it_belongs_to_new_work_or_to_begun(
         for agent in task.agents:
             answer = Answer(agent_id=agent, step=step, content={"summary": agent}, created_at_ms=1)
             store.client.hset(f"fleet:deliberation:{id}:answers", f"{step}.{agent}", answer.dump())
+
+
+def test_without_a_relay_the_watchdog_keeps_the_event_log_short(
+    services: Services, store: Store, celery_app: Celery
+) -> None:
+    with store.client.pipeline() as pipeline:
+        for _ in range(10_500):
+            pipeline.xadd("fleet:events", {"subject": "s", "payload": "{}"})
+        pipeline.execute()
+    assert not services.settings.nats_enabled
+    Watch(store, services.dispatcher, celery_app, services.settings).once()
+    assert store.client.xlen("fleet:events") <= 10_100
