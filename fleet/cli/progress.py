@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from fleet import events
 from fleet.cli.output import plain, task_of
 from fleet.cli.stream import Event
+from fleet.models import Status
 
-FINAL = ("COMPLETED", "PARTIAL", "FAILED", "CANCELLED")
+FINAL = tuple(status for status in Status if status.final)
 PROPOSE, RECORD = "propose:0", "record"
-_FINISHED = tuple(f"orchestration.deliberation.{ending}" for ending in ("completed", "failed", "cancelled"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Track:
             return self._put(payload["step"], payload["agent_id"], Cell("failed", payload["error"]))
         if event.subject == "orchestration.deliberation.started":
             return self if self.final else replace(self, status="IN_PROGRESS")
-        return self._closed(payload["status"]) if event.subject in _FINISHED else self
+        return self._closed(payload["status"]) if event.subject in events.FINAL else self
 
     def _put(self, step: str, agent: str, cell: Cell) -> "Track":
         steps = self.steps if step in self.steps else (*self.steps, step)
@@ -91,7 +92,7 @@ def concerns(event: Event) -> str | None:
 
 
 def is_last(event: Event) -> bool:
-    return event.subject in _FINISHED
+    return event.subject in events.FINAL
 
 
 def event_line(subject: str, payload: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -57,6 +57,12 @@ def connect(url: str) -> "redis.Redis":
         health_check_interval=25,
         retry=Retry(ExponentialBackoff(cap=0.3, base=0.05), retries=3),
     )
+
+
+def now_ms(client: "redis.Redis") -> int:
+    """ValKey's clock in Unix milliseconds: the only one that all machines share, and the one that deadlines go by."""
+    seconds, microseconds = cast(list[int], client.time())
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 @cache

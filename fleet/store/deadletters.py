@@ -6,7 +6,7 @@ import redis
 
 from fleet.events import DeadLettered
 from fleet.models import DeadLetter, derive_id, digest
-from fleet.store.base import DEAD_LETTERS, EVENTS, Scripts
+from fleet.store.base import DEAD_LETTERS, EVENTS, Scripts, now_ms
 
 
 def _key(id: str) -> str:
@@ -25,14 +25,13 @@ class DeadLetters:
 
     def add(self, source: str, reason: str, payload: str, attempts: int = 1) -> DeadLetter:
         """Keeps a message; the same message from the same source is kept once. Its event is mirrored by the relay."""
-        seconds, microseconds = self._client.time()  # of one clock, whoever adds it
         letter = DeadLetter(
             dead_letter_id=derive_id("dead letter", source, digest(payload)),
             source=source,
             reason=reason,
             payload=payload,
             attempts=attempts,
-            created_at_ms=int(seconds) * 1000 + int(microseconds) // 1000,
+            created_at_ms=now_ms(self._client),
         )
         event = DeadLettered(dead_letter_id=letter.dead_letter_id, source=source, reason=reason)
         keys = [_key(letter.dead_letter_id), DEAD_LETTERS, EVENTS]

@@ -6,13 +6,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 import redis
 
 from fleet.errors import Conflict
 from fleet.models import Model
-from fleet.store.base import KEYS
+from fleet.store.base import KEYS, now_ms
 
 _TEXT = re.compile(r"fleet_([0-9a-f]{12})_([0-9a-f]{64})")
 
@@ -57,13 +57,12 @@ class Keys:
 
         Raises: Conflict when a key was made of this seed before.
         """
-        seconds, microseconds = cast(list[int], self._client.time())  # of one clock, whichever replica makes it
         secret = secrets.token_hex(32)
         stored = _StoredKey(
             key_id=_hash(seed)[:12] if seed else secrets.token_hex(6),
             name=name,
             scopes=tuple(scope for scope in Scope if scope in scopes),
-            created_at_ms=seconds * 1000 + microseconds // 1000,
+            created_at_ms=now_ms(self._client),
             secret_sha256=_hash(secret),
         )
         new = self._client.hsetnx(KEYS, stored.key_id, stored.dump())

@@ -54,8 +54,7 @@ class Statistics:
 
     def read(self) -> Stats:
         """All of them at one instant."""
-        seconds, _ = self._client.time()
-        now_ms = int(seconds) * 1000
+        now_ms = base.now_ms(self._client)
         with self._client.pipeline() as pipeline:
             pipeline.hgetall(_TOTALS)
             pipeline.xlen(base.EVENTS)

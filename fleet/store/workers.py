@@ -5,6 +5,7 @@ from typing import Any
 import redis
 
 from fleet.models import Model, Role
+from fleet.store import base
 
 TTL_S = 10
 _INDEX = "fleet:workers"
@@ -56,9 +57,8 @@ class Workers:
         self._client = client
 
     def now_ms(self) -> int:
-        """ValKey's clock, the only one that all machines share."""
-        seconds, microseconds = self._client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        """The time that the reports go by."""
+        return base.now_ms(self._client)
 
     def report(self, state: WorkerState) -> None:
         """Keeps the state for 10 s; call it more often than that."""

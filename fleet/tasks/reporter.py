@@ -19,6 +19,7 @@ from fleet.settings import Settings, get_settings
 from fleet.store import Store
 from fleet.store.workers import Job, WorkerState
 from fleet.tasks.usage import Usage, host_memory_mb
+from fleet.valkey.transport import active_requests
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class Report:
 
     def _state(self, now_ms: int) -> WorkerState:
         queues = () if state.should_stop is not None else tuple(self._worker.app.amqp.queues.consume_from)
-        jobs = tuple(sorted((_job(request, now_ms) for request in _active()), key=lambda job: job.started_at_ms))
+        jobs = sorted((_job(request, now_ms) for request in active_requests()), key=lambda job: job.started_at_ms)
         return WorkerState(
             worker=self._worker.hostname,
             host=socket.gethostname(),
@@ -100,7 +101,7 @@ class Report:
             pool=_pool_name(self._worker.pool_cls),
             slots=self._slots,
             queues=queues,
-            jobs=jobs,
+            jobs=tuple(jobs),
             completed=max(0, state.total_count.total() - len(jobs)),
             memory_mb=self._usage.memory_mb(),
             cpu_percent=self._usage.cpu_percent(),
@@ -114,14 +115,6 @@ class Report:
         """What the agents think with, in a worker that serves them."""
         settings = self._settings
         return {"engine": settings.engine, "model": settings.model} if settings.agent_queue in queues else {}
-
-
-def _active() -> list[Any]:
-    while True:
-        try:
-            return list(state.active_requests)
-        except RuntimeError:  # another thread started or ended a task meanwhile
-            continue
 
 
 def _job(request: Any, now_ms: int) -> Job:

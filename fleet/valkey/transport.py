@@ -159,14 +159,18 @@ def _stopping() -> bool:
     return any(flag is not None and flag is not False for flag in flags)  # 0 is an exit code
 
 
-def _running_tags() -> set[str]:
-    """Delivery tags of the tasks that the pool of this worker is running; empty outside Celery workers."""
+def active_requests() -> list[Any]:
+    """The tasks that the pool of this worker is running; empty outside Celery workers."""
     state = sys.modules.get("celery.worker.state")
     while True:
         try:
-            return {request.message.delivery_tag for request in state.active_requests} if state else set()
+            return list(state.active_requests) if state else []
         except RuntimeError:  # another thread started or ended a task meanwhile
             continue
+
+
+def _running_tags() -> set[str]:
+    return {request.message.delivery_tag for request in active_requests()}
 
 
 class QoS(kombu_redis.QoS):
