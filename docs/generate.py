@@ -91,7 +91,7 @@ def http_page() -> str:
 
 
 PAGES: Mapping[str, tuple[Callable[[], str], str]] = {
-    "settings.md": (settings_page, "fleet/settings.py"),
+    "settings.md": (settings_page, "fleet/settings/tree.py"),
     "events.md": (events_page, "fleet/events.py, fleet/models.py and fleet/bus/streams.py"),
     "cli.md": (cli_page, "fleet/cli"),
     "http.md": (http_page, "the API's OpenAPI document"),

@@ -10,11 +10,15 @@ from fleet import telemetry
 from fleet.settings import get_settings
 from fleet.valkey import install
 
+# What a GPU worker leaves out.
+WATCHDOG = "fleet.tasks.watchdog:Watchdog"
+NO_GPU_QUEUES = "fleet.tasks.no_gpu_queues:NoGpuQueues"
+
 app = Celery("fleet")
 app.config_from_object("celeryconfig")
 install(app, sweep_queues={"council"})
-app.steps["consumer"].add("fleet.tasks.watchdog:Watchdog")
-app.steps["worker"].add("fleet.tasks.reporter:Reporter")
+app.steps["consumer"].add(WATCHDOG)
+app.steps["worker"].update({"fleet.tasks.reporter:Reporter", NO_GPU_QUEUES})
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

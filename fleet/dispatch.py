@@ -6,6 +6,7 @@ opens nothing twice.
 """
 
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -38,11 +39,12 @@ from fleet.models import (
     derive_id,
     digest,
 )
-from fleet.settings import Settings
+from fleet.settings import Profile, Settings
 from fleet.store import RECORD, Part, Store
 from fleet.valkey.publishing import publish_together
 from fleet.valkey.transport import list_key
 
+GPU_QUEUE = "gpu"
 ANSWER = "fleet.agent.answer"
 CLOSE_STEP = "fleet.council.close_step"
 ADVANCE = "fleet.council.advance"
@@ -53,8 +55,25 @@ NEW_WORK, BEGUN_WORK = 3, 0
 _ABOUT = {"role", "task_id", "story_id", "plan_id"}
 
 
+def queue_of(task: Task, settings: Settings) -> str:
+    """The queue of a task's agents, as it was when the task was accepted."""
+    return task.queue or settings.agent_queue
+
+
+def queue_for(model: str | None, settings: Settings) -> str:
+    """The queue whose workers have the model, None being the default one."""
+    if settings.agent_queue != GPU_QUEUE or model in (None, settings.gpu_model):
+        return settings.agent_queue
+    return f"{GPU_QUEUE}.{slug(model)}"
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a queue's: Qwen/Qwen3-0.6B is qwen-qwen3-0.6b."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.lower()).strip("-.")
+
+
 def lane(queue: str, step: str) -> str:
-    """The list in the agents' queue that a step's parts wait in, first in, first out."""
+    """The list in an agents' queue that a step's parts wait in, first in, first out."""
     return list_key(queue, _priority(step))
 
 
@@ -130,6 +149,7 @@ class Dispatcher:
         id = derive_id("replay", old, idempotency_key) if idempotency_key else str(uuid.uuid4())
         task_id = id if task.task_id == old else task.task_id
         changes = {"deliberation_id": id, "task_id": task_id, "replay_of": old, "created_at_ms": _now_ms()}
+        changes["queue"] = queue_for(task.model, self._settings)
         again = task.model_copy(update=changes)
         if self._store.submissions.add_deliberation(again, digest(["replay", old])):
             self.open_step(again, FIRST_STEP, again.agents)
@@ -137,19 +157,19 @@ class Dispatcher:
 
     def open_step(self, task: Task, step: str, agents: Sequence[str]) -> None:
         """Publishes a step's chord: one part per agent on the agents' queue, then `close_step` on the council's."""
-        id, place = task.deliberation_id, lane(self._settings.agent_queue, step)
+        id, queue = task.deliberation_id, queue_of(task, self._settings)
         events = [_dispatched(task, agent) for agent in agents] if step == FIRST_STEP else []
-        if self._store.deliberations.open_step(id, step, agents, place, events):
+        if self._store.deliberations.open_step(task, step, agents, queue, lane(queue, step), events):
             self._app.backend.open_chord(_group_id(id, step), self._close(id, step), len(agents))
             self._publish(task, step, list(enumerate(agents)))
         self._store.deliberations.settle(id, step)
 
-    def publish_again(self, part: Part) -> None:
-        """Publishes one part whose message was lost, as the same part of the same chord."""
+    def publish_again(self, part: Part, place: str) -> None:
+        """Publishes one part whose message was lost from the list `place`, as the same part of the same chord."""
         store = self._store.deliberations
         where = store.where(part.deliberation_id)
         if where is None or where.status.final or where.sealed or where.step != part.step:
-            store.forget_part(part, lane(self._settings.agent_queue, part.step))
+            store.forget_part(part, place)
             return
         task = store.task(part.deliberation_id)
         agents = participants(task, part.step, store.answers(part.deliberation_id))
@@ -217,7 +237,8 @@ class Dispatcher:
         return self._task(request, id, _now_ms())
 
     def _task(self, request: DeliberationRequest, id: str, now_ms: int) -> Task:
-        council = self.council(request.role)
+        council, profile = self.council(request.role), self._settings.profiles.get(request.role, Profile())
+        model = council.model or profile.model
         timeout_s = request.constraints.timeout_seconds or self._settings.deliberation_timeout_s
         return Task(
             deliberation_id=id,
@@ -230,7 +251,11 @@ class Dispatcher:
             rounds=council.deliberation_rounds if request.rounds is None else request.rounds,
             agents=_agents(council, request.num_agents),
             timeout_ms=timeout_s * 1000,
-            model=council.model,
+            model=model,
+            adapter=profile.adapter if model == profile.model else None,  # it fits no other model
+            temperature=profile.temperature,
+            max_tokens=profile.max_tokens,
+            queue=queue_for(model, self._settings),
             strategy=request.strategy,
             created_at_ms=now_ms,
         )
@@ -252,20 +277,21 @@ class Dispatcher:
         """Publishes parts of a step's chord, each by its place in the header and its agent."""
         id = task.deliberation_id
         close, about = self._close(id, step), task.model_dump(mode="json", include=_ABOUT)
+        queue = queue_of(task, self._settings)
 
         def publish(producer: Any) -> None:
             for index, agent in agents:
                 self._app.send_task(
                     ANSWER,
                     args=(id, step, agent),
-                    kwargs={"about": about},
+                    kwargs={"about": about, "queue": queue},
                     argsrepr=f"{id}, {step}, {agent}",
                     kwargsrepr="{}",
                     task_id=Part(id, step, agent).id,
                     group_id=_group_id(id, step),
                     group_index=index,
                     chord=close,
-                    queue=self._settings.agent_queue,
+                    queue=queue,
                     priority=_priority(step),
                     ignore_result=True,
                     add_to_parent=False,

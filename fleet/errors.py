@@ -11,7 +11,8 @@
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
     └── EngineError               an engine failed
         ├── EngineTimeout         no whole answer in time
-        └── EngineCancelled       nobody wants the answer any more
+        ├── EngineCancelled       nobody wants the answer any more
+        └── EngineDied            it will never answer again; what it was asked goes back to its queue
 
 Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in
 `__str__`.
@@ -113,3 +114,15 @@ class EngineTimeout(EngineError):
 
 class EngineCancelled(EngineError):
     """The request was given up because its `Cancellation` was set."""
+
+
+class EngineDied(EngineError):
+    """The engine is gone, with everything it was asked: that is no answer, and another is to be asked.
+
+    `running` when this request was in it, and so may be what killed it.
+    """
+
+    def __init__(self, engine: str, reason: str, running: bool = True):
+        super().__init__(engine, reason, True)
+        self.args = (engine, reason, running)
+        self.running = running

@@ -240,7 +240,11 @@ class Task(Model):
     rounds: Rounds = 1
     agents: tuple[str, ...]
     timeout_ms: int
-    model: str | None = Field(None, description="The council's model; the engine's own unless it has one")
+    model: str | None = Field(None, description="The council's model, else its role's; else the engine's own")
+    adapter: str | None = Field(None, description="LoRA adapter of the role's model")
+    temperature: float | None = Field(None, description="The role's, before it is spread over the agents")
+    max_tokens: int | None = Field(None, description="The role's most tokens of one answer")
+    queue: str | None = Field(None, description="What its agents' parts wait in")
     strategy: Literal["council"] = "council"
     replay_of: str | None = Field(None, description="The deliberation that this one repeats")
     created_at_ms: int
@@ -267,7 +271,10 @@ class Answer(Model):
     temperature: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = Field(None, description="Of the prompt, what the engine had computed already")
     latency_ms: int = 0
+    queue_ms: int | None = Field(None, description="Wait in the engine, until it began")
+    first_token_ms: int | None = Field(None, description="Until its first token, that wait included")
     created_at_ms: int
 
     @property
@@ -387,8 +394,11 @@ class Deliberation(Model):
     plan_id: str | None = None
     task_description: str
     replay_of: str | None = Field(None, description="The deliberation that this one repeats")
+    model: str | None = Field(None, description="What its agents think with; the engine's own unless it has one")
+    queue: str | None = Field(None, description="What its agents' parts wait in")
     status: Status
     step: str | None = Field(None, description='What runs now: "propose:0", "review:1", …, "record"')
+    waiting_for: str | None = Field(None, description="What its agents' work waits for while no worker takes it")
     rounds: int
     agents: tuple[str, ...]
     expected_count: int

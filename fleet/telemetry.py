@@ -34,11 +34,10 @@ def configure(process: str = "cli") -> None:
     `process` is what every event says it comes from: worker, api, listener, flower.
     """
     settings = settings_or_exit()
-    shared = _shared(process, settings)
     _processors[:] = [
         structlog.stdlib.filter_by_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
-        *shared,
+        *_shared(process, settings),
         structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
     ]
     structlog.configure(
@@ -48,15 +47,21 @@ def configure(process: str = "cli") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_task_of, *shared], processors=_final(settings))
-    )
+    handler.setFormatter(formatter(process))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
     for noisy in QUIET:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     _catch_the_rest()
+
+
+def formatter(process: str) -> logging.Formatter:
+    """From the records of `process` to lines, also where the logging is set up by somebody else."""
+    settings = settings_or_exit()
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[_task_of, *_shared(process, settings)], processors=_final(settings)
+    )
 
 
 def _shared(process: str, settings: Settings) -> list[Processor]:

@@ -71,13 +71,8 @@ class Services:
 
     @cached_property
     def graph(self) -> Graph:
-        settings = self.settings
-        return Graph(
-            settings.neo4j_uri,
-            settings.neo4j_user,
-            settings.neo4j_password.get_secret_value(),
-            connection_timeout_s=_GRAPH_TIMEOUT_S,
-            max_transaction_retry_s=_GRAPH_RETRY_S,
+        return Graph.from_settings(
+            self.settings, connection_timeout_s=_GRAPH_TIMEOUT_S, max_transaction_retry_s=_GRAPH_RETRY_S
         )
 
     def install(self, app: Flask) -> None:

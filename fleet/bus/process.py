@@ -24,7 +24,7 @@ def run(settings: Settings) -> int:
         log.warning("listener_not_wanted", reason="FLEET_NATS_ENABLED is off")
         return 0
     store = Store.from_settings(settings)
-    graph = Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value())
+    graph = Graph.from_settings(settings)
     try:
         work = consumers(_accepting(Dispatcher(store, settings)), graph.record_transition)
         asyncio.run(until_signalled(Listener(settings.nats_url.get_secret_value(), store, work)))

@@ -1,12 +1,16 @@
 """The contract of an engine: a chat prompt and a JSON schema in, a completion out, many at once from many threads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from fleet.engines.cancellation import Cancellation
 from fleet.models import Message
 
-__all__ = ["Cancellation", "Completion", "Engine", "Generation", "Message"]
+__all__ = ["Cancellation", "Completion", "Engine", "Generation", "Message", "OnText"]
+
+# Called with each piece of text as it is written and the tokens it was made of; must not block and must not raise.
+OnText = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,8 @@ class Generation:
 
     `schema` is the JSON schema the answer must follow (guided decoding). `tags` say who asks and for what
     (deliberation_id, agent_id, role, phase, round); engines may log them and the scripted engine acts on them.
+    `adapter` names a LoRA adapter of the model. `on_text` hears the answer, thoughts left out, while it is written;
+    it may be called from any thread, by one at a time, and not after `generate` has returned.
     """
 
     messages: tuple[Message, ...]
@@ -23,13 +29,19 @@ class Generation:
     temperature: float = 0.7
     timeout_s: float = 60.0
     model: str | None = None
+    adapter: str | None = None
+    on_text: OnText | None = field(default=None, compare=False, repr=False)
     tags: dict[str, Any] = field(default_factory=dict)
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine answered. `finish_reason` is "stop", or "length" when the answer was cut at `max_tokens`."""
+    """What an engine answered. `finish_reason` is "stop", or "length" when the answer was cut at `max_tokens`.
+
+    What an engine cannot measure is None: `queue_ms` until it began, `first_token_ms` until its first token, and
+    `cached_tokens` of the prompt that it had computed before.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -38,6 +50,9 @@ class Completion:
     completion_tokens: int
     latency_ms: int
     reasoning: str = ""
+    queue_ms: int | None = None
+    first_token_ms: int | None = None
+    cached_tokens: int | None = None
 
 
 class Engine(Protocol):
@@ -47,6 +62,7 @@ class Engine(Protocol):
         EngineError: the engine failed; `retryable` says whether the same request may succeed later.
         EngineTimeout: no whole answer within `timeout_s` seconds; the work was given up in the engine too.
         EngineCancelled: `cancellation` was set, before or meanwhile; the work was given up in the engine too.
+        EngineDied: the engine is gone for good, and its process has to end.
     """
 
     name: str

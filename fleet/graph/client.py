@@ -12,6 +12,7 @@ from fleet.errors import Unavailable
 from fleet.graph import reader, schema, writer
 from fleet.graph.reader import PlanRecord
 from fleet.models import Decision, Deliberation, StoredPlan, StoryPhase, StoryTransition
+from fleet.settings import Settings
 
 T = TypeVar("T")
 
@@ -60,6 +61,10 @@ class Graph:
             # A new database has not seen the names that are asked for, and warns of each.
             notifications_disabled_classifications=["UNRECOGNIZED"],
         )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, **options: float) -> "Graph":
+        return cls(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value(), **options)
 
     def close(self) -> None:
         self._driver.close()

@@ -6,17 +6,19 @@ from fleet.settings import Settings
 from fleet.store.base import Scripts, connect
 from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
-from fleet.store.deliberations import RECORD, Deliberations, Part, PartStart, Sealed
+from fleet.store.deliberations import RECORD, Attempt, Deliberations, Part, PartStart, Sealed
 from fleet.store.eventlog import EventLog, LoggedEvent
 from fleet.store.idempotency import Idempotency
 from fleet.store.keys import Keys
 from fleet.store.listeners import Listeners, ListenerState
 from fleet.store.pages import Pages
+from fleet.store.queues import Queues
 from fleet.store.statistics import Statistics
 from fleet.store.submissions import Submissions
+from fleet.store.tokens import Tokens
 from fleet.store.workers import Workers
 
-__all__ = ["RECORD", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
+__all__ = ["RECORD", "Attempt", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
 
 
 class Store:
@@ -32,9 +34,11 @@ class Store:
         self.dead_letters = DeadLetters(client, scripts)
         self.listeners = Listeners(client)
         self.workers = Workers(client)
+        self.queues = Queues(client)
         self.statistics = Statistics(client)
         self.keys = Keys(client)
         self.idempotency = Idempotency(client, scripts)
+        self.tokens = Tokens(client)
         self.pages = Pages(client, self.submissions, self.dead_letters)
 
     @classmethod
@@ -43,3 +47,4 @@ class Store:
 
     def close(self) -> None:
         self.client.close()
+        self.tokens.close()

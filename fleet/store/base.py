@@ -16,6 +16,7 @@ FINISHED = "fleet:finished"
 EVENTS = "fleet:events"
 KEYS = "fleet:keys"
 DEAD_LETTERS = "fleet:deadletters"
+QUEUES = "fleet:queues"
 UNACKED = "unacked"  # kombu's own hash of the messages that workers hold
 
 
@@ -78,8 +79,8 @@ class Scripts:
         self._client = client
         self._scripts: dict[str, Any] = {}
 
-    def run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+    def run(self, name: str, keys: list[str], args: list[Any], pipeline: Any = None) -> Any:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self._client.register_script(_source(name))
-        return script(keys=keys, args=args)
+        return script(keys=keys, args=args, client=pipeline)

@@ -29,11 +29,13 @@ from fleet.store.eventlog import EventLog, flatten
 
 RECORD = "record"
 _LONGEST_BLOCK_MS = 5_000
+_DEAD_AFTER_MS = 6_000  # half of the lease after which the broker hands a message to somebody else
 
 
 @dataclass(frozen=True, slots=True)
 class PartStart:
-    """Whether an agent's part is to run ("run"), was started too often ("exhausted") or is not wanted ("unwanted").
+    """Whether an agent's part is to run ("run"), to wait until no other suspect runs beside it ("suspect"), to be given
+    up for the deaths that it was in ("exhausted") or is not wanted ("unwanted").
 
     `sets_deadline` for the first part of a step, and for one that was started before and may have died since.
     """
@@ -81,6 +83,14 @@ class Part:
         return cls(*id.split(".", 2))
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a part by one worker; the part may have others at the same time."""
+
+    part: Part
+    id: str
+
+
 class Deliberations:
     """The live deliberations in ValKey. Raises redis.exceptions.ConnectionError when it is away."""
 
@@ -88,31 +98,57 @@ class Deliberations:
         self._client, self._scripts, self._events, self._retention_s = client, scripts, events, retention_s
 
     def open_step(
-        self, id: str, step: str, agents: Sequence[str], lane: str, events: Sequence[Event] = ()
+        self, task: Task, step: str, agents: Sequence[str], queue: str, lane: str, events: Sequence[Event] = ()
     ) -> list[str]:
         """Registers the step's parts as dispatched; returns the agents whose parts have no answer yet.
 
-        Empty when the step is not open any more. `lane` is the broker's list that they wait in. `events` are logged the
-        first time only.
+        Empty when the step is not open any more. `lane` is the list of `queue` that they wait in. `events` are logged
+        the first time only.
         """
-        keys = [deliberation_key(id), answers_key(id), unstarted_key(lane), base.EVENTS]
-        missing: list[str] = self._scripts.run("open_step", keys, [id, step, len(agents), *agents, *flatten(events)])
+        id = task.deliberation_id
+        keys = [deliberation_key(id), answers_key(id), unstarted_key(lane), base.EVENTS, base.QUEUES]
+        args = [id, step, queue, task.model or "", len(agents), *agents, *flatten(events)]
+        missing: list[str] = self._scripts.run("open_step", keys, args)
         return missing
 
     def settle(self, id: str, step: str | None = None) -> None:
         """What was due is done. With `step`, because that one is open: not if it was left or cancelled meanwhile."""
         self._scripts.run("settle", [deliberation_key(id), base.DUE], [id, step or ""])
 
-    def start_part(self, part: Part, lane: str, most_attempts: int, started: Event) -> PartStart:
-        """Asks whether a part is still wanted. The first start of all logs `started` and starts the clock."""
+    def start_part(
+        self, attempt: Attempt, lane: str, most_deaths: int, started: Event, *, alone: bool = False
+    ) -> PartStart:
+        """Asks whether a part is still wanted. The first start of all logs `started` and starts the clock.
+
+        An attempt that was not renewed for 6 s has died. `alone` when no other suspect runs in this process.
+        """
+        part = attempt.part
         id = part.deliberation_id
         keys = [deliberation_key(id), answers_key(id), attempts_key(id), unstarted_key(lane), watermark_key(lane)]
-        args = [id, part.step, part.agent_id, most_attempts, started.subject, started.payload()]
-        verdict, *rest = self._scripts.run("start_part", [*keys, base.EVENTS], args)
+        args = [id, part.step, part.agent_id, attempt.id, most_deaths, int(alone), _DEAD_AFTER_MS]
+        verdict, *rest = self._scripts.run(
+            "start_part", [*keys, base.EVENTS], [*args, started.subject, started.payload()]
+        )
         if verdict == "unwanted":
             return PartStart(verdict)
         task, deadline_ms, remaining_ms, sets = rest
         return PartStart(verdict, Task.model_validate_json(task), deadline_ms / 1000, remaining_ms / 1000, bool(sets))
+
+    def renew(self, attempts: Sequence[Attempt], leaving: bool = False) -> set[Attempt]:
+        """Says that these attempts run, or that their worker is about to end; returns those nobody wants any more."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for attempt in attempts:
+                part = attempt.part
+                keys = [deliberation_key(part.deliberation_id), attempts_key(part.deliberation_id)]
+                args = [part.step, part.agent_id, attempt.id, int(leaving)]
+                self._scripts.run("renew_attempt", keys, args, pipeline)
+            return {attempt for attempt, unwanted in zip(attempts, pipeline.execute(), strict=True) if unwanted}
+
+    def give_back(self, attempt: Attempt, *, died: bool) -> None:
+        """The attempt ended without an answer; `died` when it took with it what ran it."""
+        part = attempt.part
+        keys = [deliberation_key(part.deliberation_id), attempts_key(part.deliberation_id)]
+        self._scripts.run("end_attempt", keys, [part.step, part.agent_id, attempt.id, int(died)])
 
     def record_answer(self, part: Part, answer: Answer, events: Sequence[Event] = ()) -> bool:
         """Keeps a part's first answer while its step is open, and logs `events` with it; False if it came too late."""
@@ -178,14 +214,6 @@ class Deliberations:
         fields: Any = self._client.hmget(deliberation_key(id), "status", "step", "sealed", "recorded")
         status, step, sealed, recorded = fields
         return Where(Status(status), step, sealed == "1", recorded == "1") if status else None
-
-    def unwanted(self, parts: Sequence[Part]) -> set[Part]:
-        """Those of these parts whose step takes no more answers."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            for part in parts:
-                pipeline.hmget(deliberation_key(part.deliberation_id), "status", "step", "sealed")
-            found = zip(parts, pipeline.execute(), strict=True)
-            return {part for part, state in found if state != [Status.IN_PROGRESS, part.step, "0"]}
 
     def get(self, id: str) -> Deliberation | None:
         """The deliberation as people see it, None for an unknown id or one finished longer ago than the retention."""

@@ -4,50 +4,12 @@ from typing import Any
 
 import redis
 
-from fleet.models import Model, Role
+from fleet.cluster import WorkerState
 from fleet.store import base
 
 TTL_S = 10
 _INDEX = "fleet:workers"
 _FORGET_S = 3600  # an id that never reported again leaves the index after this
-
-
-class Job(Model):
-    """A Celery task that a worker runs; what it is about, where it is an agent's part."""
-
-    job_id: str
-    name: str
-    queue: str | None = None
-    deliberation_id: str | None = None
-    step: str | None = None
-    agent_id: str | None = None
-    role: Role | None = None
-    task_id: str | None = None
-    started_at_ms: int
-
-
-class WorkerState(Model):
-    """One worker's own view; all times are of ValKey's clock, and what could not be measured is None.
-
-    `slots` is how many tasks it runs at once, `completed` how many it has ended, `memory_mb` (MiB) and `cpu_percent`
-    (100 is one core) are of its process with its children; `host_…` is what its machine has.
-    """
-
-    worker: str
-    host: str
-    pid: int
-    pool: str
-    slots: int
-    queues: tuple[str, ...]
-    engine: str | None = None
-    model: str | None = None
-    jobs: tuple[Job, ...] = ()
-    completed: int = 0
-    memory_mb: float | None = None
-    cpu_percent: float | None = None
-    host_memory_mb: float | None = None
-    host_cpus: int | None = None
-    at_ms: int
 
 
 class Workers:

@@ -1,53 +1,79 @@
 """An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
 
+import contextlib
+import secrets
+import threading
 import time
 from dataclasses import replace
 from typing import Any
 
 import structlog
 from celery import shared_task
+from celery.exceptions import Reject
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER, lane
-from fleet.engines.base import Cancellation, Completion, Generation
-from fleet.errors import EngineCancelled, EngineError, EngineTimeout, FleetError, Unreadable
+from fleet.engines.base import Completion, Generation
+from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout, FleetError, Unreadable
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
 from fleet.models import Answer, Failure, Message, Phase, Task
 from fleet.settings import Settings
-from fleet.store import Part, PartStart
+from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.cancellations import cancellations
 from fleet.tasks.process import patient, runtime
+from fleet.tasks.tokens import tokens
 
 log = structlog.get_logger(__name__)
 
+TEMPERATURE = 0.7
 SPREAD = 1.3  # temperature of every agent but the first, for diversity
 
 
+_MEASURED = {"latency_ms", "queue_ms", "first_token_ms", "cached_tokens"}
+_suspects = threading.Lock()
+
+
 @shared_task(name=ANSWER, ignore_result=True)  # type: ignore[untyped-decorator]
-def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]) -> str:
-    """Answers one part and returns its id; an engine's failure is an answer too, never an exception."""
+def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any], queue: str = "agents") -> str:
+    """Answers one part and returns its id; an engine's failure is an answer too, never an exception.
+
+    Raises: Reject when the engine has died: the part goes back to its queue.
+    """
     part = Part(deliberation_id, step, agent_id)
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
     started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
-    start = _start(part, started)
-    if start.task is None:
-        log.info("part.unwanted")
-        return part.id
-    with cancellations.of(part, runtime().store) as cancellation:
-        given = _answer(part, start.task, start, cancellation)
+    attempt = Attempt(part, secrets.token_hex(8))
+    with contextlib.ExitStack() as alone:
+        start = _start(attempt, lane(queue, step), started)
+        if start.verdict == "suspect":  # what was in so many deaths runs without its like, so that the culprit is found
+            alone.enter_context(_suspects)
+            start = _start(attempt, lane(queue, step), started, alone=True)
+        if start.task is None:
+            log.info("part.unwanted")
+            return part.id
+        try:
+            given = _answer(attempt, start.task, start)
+        except EngineDied as error:
+            _give_back(attempt, died=error.running)
+            log.warning("part.given_back", reason=str(error))
+            raise Reject(str(error), requeue=True) from error
     kept = _record(part, start.task, given)
     log.info("part.answered", ok=given.ok, kept=kept, failure=given.failure and given.failure.message)
     return part.id
 
 
 @patient
-def _start(part: Part, started: DeliberationStarted) -> PartStart:
-    here = runtime()
-    place = lane(here.settings.agent_queue, part.step)
-    start = here.store.deliberations.start_part(part, place, here.settings.part_attempts, started)
+def _start(attempt: Attempt, place: str, started: DeliberationStarted, *, alone: bool = False) -> PartStart:
+    here, part = runtime(), attempt.part
+    start = here.store.deliberations.start_part(attempt, place, here.settings.part_deaths, started, alone=alone)
     if start.sets_deadline:
         here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
     return start
+
+
+@patient
+def _give_back(attempt: Attempt, *, died: bool) -> None:
+    runtime().store.deliberations.give_back(attempt, died=died)
 
 
 @patient  # an answer that cost GPU time is not to be lost to a restart of ValKey
@@ -55,16 +81,19 @@ def _record(part: Part, task: Task, given: Answer) -> bool:
     return runtime().store.deliberations.record_answer(part, given, _events(task, given))
 
 
-def _answer(part: Part, task: Task, start: PartStart, cancellation: Cancellation) -> Answer:
-    here = runtime()
+def _answer(attempt: Attempt, task: Task, start: PartStart) -> Answer:
+    """What the engine says, or why it says nothing. Raises: EngineDied."""
+    here, part = runtime(), attempt.part
     shown: dict[str, str] = {}
     began = time.monotonic()
     try:
         if start.verdict == "exhausted":
-            raise EngineError("worker", f"it was started {here.settings.part_attempts} times and never ended")
+            raise EngineError("worker", f"it was running in {here.settings.part_deaths} deaths of its worker or engine")
         generation, shown = _generation(part, task, start.remaining_s, here.settings)
-        completion = here.engine.generate(replace(generation, cancellation=cancellation))
+        completion = _generated(attempt, task, generation)
         content = _read(completion, generation, shown)
+    except EngineDied:
+        raise
     except EngineTimeout as error:
         return _failed(part, Failure(type="timeout", message=str(error)), began)
     except EngineCancelled as error:
@@ -80,20 +109,31 @@ def _answer(part: Part, task: Task, start: PartStart, cancellation: Cancellation
     return _answered(part, generation, completion, shown, content=content)
 
 
+def _generated(attempt: Attempt, task: Task, generation: Generation) -> Completion:
+    here = runtime()
+    with (
+        cancellations.of(attempt, here.store) as cancellation,
+        tokens.stream(attempt.part, task, here.store) as on_text,
+    ):
+        return here.engine.generate(replace(generation, cancellation=cancellation, on_text=on_text))
+
+
 def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) -> tuple[Generation, dict[str, str]]:
     """The request to the engine, and which author hides behind each label it shows."""
     messages, schema, shown, candidates = _prompt(part, task, settings)
-    temperature = 0.7 if part.agent_id == task.agents[0] else 0.7 * SPREAD
+    temperature = TEMPERATURE if task.temperature is None else task.temperature
+    spread = 1.0 if part.agent_id == task.agents[0] else SPREAD
     tags: dict[str, Any] = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "role": task.role}
     tags |= {"phase": _phase(part), "round": steps.parse(part.step)[1], "task": task.task_description}
     tags |= {"requirements": task.constraints.requirements}
     generation = Generation(
         messages=messages,
         schema=schema,
-        max_tokens=schemas.max_tokens(schema),
-        temperature=temperature,
+        max_tokens=task.max_tokens or schemas.max_tokens(schema),
+        temperature=temperature * spread,
         timeout_s=max(0.001, min(settings.request_timeout_s, remaining_s)),
         model=task.model,
+        adapter=task.adapter,
         tags=tags | {"candidates": candidates},
     )
     return generation, shown
@@ -155,7 +195,10 @@ def _answered(
         temperature=generation.temperature,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
+        cached_tokens=completion.cached_tokens,
         latency_ms=completion.latency_ms,
+        queue_ms=completion.queue_ms,
+        first_token_ms=completion.first_token_ms,
         created_at_ms=int(time.time() * 1000),
     )
 
@@ -181,7 +224,9 @@ def _events(task: Task, given: Answer) -> list[Event]:
         events.append(TaskCompleted(step=given.step, duration_ms=given.latency_ms, **about))
     if given.step.startswith((Phase.PROPOSE, Phase.REVISE)):
         tokens = given.prompt_tokens + given.completion_tokens
-        metadata = {"model": given.model, "tokens_used": tokens, "latency_ms": given.latency_ms}
+        metadata = {"model": given.model, "tokens_used": tokens} | given.model_dump(
+            include=_MEASURED, exclude_none=True
+        )
         status = "completed" if given.ok else "failed"
         events.append(AgentResult(status=status, proposal=given.content, metadata=metadata, **about))
     return events

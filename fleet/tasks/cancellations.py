@@ -1,4 +1,4 @@
-"""Tells the parts that run in this process when their deliberation is cancelled, or goes on without them."""
+"""Looks after the parts that run in this process: says that they run, and hears when nobody wants them any more."""
 
 import contextlib
 import os
@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 
 import structlog
+from celery.worker import state
 from redis.exceptions import RedisError
 
 from fleet.engines.base import Cancellation
-from fleet.store import Part, Store
+from fleet.store import Attempt, Store
 
 log = structlog.get_logger(__name__)
 
@@ -26,30 +27,30 @@ class Cancellations:
     def reset(self) -> None:
         """A forked child has none of its parent's threads and runs none of its parts."""
         self._lock = threading.Lock()
-        self._running: dict[Cancellation, Part] = {}  # a part may run twice at the same time
+        self._running: dict[Attempt, Cancellation] = {}
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def of(self, part: Part, store: Store) -> Iterator[Cancellation]:
-        """What is set as soon as nobody wants the part's answer any more, while the block lasts."""
+    def of(self, attempt: Attempt, store: Store) -> Iterator[Cancellation]:
+        """What is set as soon as nobody wants the attempt's answer any more, while the block lasts."""
         cancellation = Cancellation()
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._watch, args=(store,), name="cancellations", daemon=True)
                 thread.start()
                 self._thread = thread
-            self._running[cancellation] = part
+            self._running[attempt] = cancellation
         try:
             yield cancellation
         finally:
             with self._lock:
-                del self._running[cancellation]
+                del self._running[attempt]
 
     def _watch(self, store: Store) -> None:
         while True:
             time.sleep(INTERVAL_S)
             with self._lock:
-                running = list(self._running.items())
+                running = dict(self._running)
                 if not running:
                     self._thread = None
                     return
@@ -60,12 +61,18 @@ class Cancellations:
             except Exception:
                 log.exception("cancellations.failed")
 
-    def _tell(self, running: list[tuple[Cancellation, Part]], store: Store) -> None:
-        unwanted = store.deliberations.unwanted([part for _, part in running])
-        for cancellation, part in running:
-            if part in unwanted and not cancellation.is_set():
+    def _tell(self, running: dict[Attempt, Cancellation], store: Store) -> None:
+        for attempt in store.deliberations.renew(list(running), _leaving()):
+            cancellation, part = running[attempt], attempt.part
+            if not cancellation.is_set():
                 log.info("part.cancelled", deliberation_id=part.deliberation_id, step=part.step, agent_id=part.agent_id)
                 cancellation.set()
+
+
+def _leaving() -> bool:
+    """Whether this worker was told to end; one whose engine died ends too, but of what it ran."""
+    flags = (state.should_stop, state.should_terminate)
+    return any(flag is not None and flag is not False and flag != os.EX_SOFTWARE for flag in flags)
 
 
 cancellations = Cancellations()

@@ -12,6 +12,7 @@ from fleet.errors import Conflict, Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped, about
 from fleet.models import Answer, Checks, Decision, Status, Task
 from fleet.store import RECORD, Sealed
+from fleet.tasks.graph import graph
 from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
@@ -125,12 +126,12 @@ def _recorded(decision: Decision) -> Decision:
     plan_id = decision.task.plan_id
     plan = here.store.submissions.plan(plan_id) if plan_id else None
     try:
-        here.graph.record_decisions([decision], {plan_id: plan} if plan_id and plan else {})
+        graph().record_decisions([decision], {plan_id: plan} if plan_id and plan else {})
     except Conflict as error:
         here.store.dead_letters.add("council", f"not recorded: {error}", decision.dump())
-        if recorded := here.graph.decision(decision.deliberation_id):
+        if recorded := graph().decision(decision.deliberation_id):
             return recorded
-        here.graph.record_decisions([decision])  # it is the plan that is another one there
+        graph().record_decisions([decision])  # it is the plan that is another one there
     return decision
 
 

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError, TimeoutError
 
 from fleet import telemetry
+from fleet.engines import Engine
 from fleet.settings import get_settings
 from fleet.tasks.runtime import Runtime
 
@@ -30,6 +31,14 @@ def runtime() -> Runtime:
         if _runtime is None:
             _runtime = Runtime(get_settings())
         return _runtime
+
+
+def use_engine(engine: Engine) -> None:
+    """The runtime will have this engine; to be called before anything asks for it."""
+    global _runtime
+    with _lock:
+        assert _runtime is None, "the runtime has an engine already"
+        _runtime = Runtime(get_settings(), engine)
 
 
 def patient(call: Callable[P, T]) -> Callable[P, T]:

@@ -13,11 +13,11 @@ from celery.signals import worker_shutdown
 from celery.worker import state
 from redis.exceptions import RedisError
 
+from fleet.cluster import Job, WorkerState
 from fleet.dispatch import ANSWER
 from fleet.models import Role
 from fleet.settings import Settings, get_settings
 from fleet.store import Store
-from fleet.store.workers import Job, WorkerState
 from fleet.tasks.usage import Usage, host_memory_mb
 from fleet.valkey.transport import active_requests
 

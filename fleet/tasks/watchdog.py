@@ -66,7 +66,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def _ensure_schema(settings: Settings) -> None:
     """Makes the graph's constraints when the worker starts; whoever writes first makes them if Neo4j is away now."""
-    with Graph(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value()) as graph:
+    with Graph.from_settings(settings) as graph:
         try:
             graph.ensure_schema()
         except Unavailable as error:
@@ -86,12 +86,16 @@ class Watch:
         for id in self._store.deliberations.take_due():
             self._app.send_task(ADVANCE, args=(id,), queue=COUNCIL_QUEUE)
             log.info("watchdog.advance", deliberation_id=id)
-        for lane in lanes(self._settings.agent_queue):
+        for lane in self._lanes():
             for part in self._store.deliberations.take_lost(lane):
-                self._dispatcher.publish_again(part)
+                self._dispatcher.publish_again(part, lane)
                 log.warning("watchdog.publish_again", part=part.id)
         if self._rounds % FORGET_EVERY == 0:
             self._store.deliberations.forget_finished()
             if not self._settings.nats_enabled:
                 self._store.events.trim()
         self._rounds += 1
+
+    def _lanes(self) -> list[str]:
+        """Every list that agents' parts may wait in."""
+        return [lane for queue in self._store.queues.models() for lane in lanes(queue)]

@@ -191,7 +191,7 @@ def test_the_environment_beats_the_file_and_the_file_the_default(
     monkeypatch.setenv("FLEET_CONFIG", str(file))
     monkeypatch.setenv("NUM_AGENTS_PER_COUNCIL", "2")
     settings = load()
-    assert (settings.agents_per_council, settings.engine_slots, settings.part_attempts) == (2, 7, 5)
+    assert (settings.agents_per_council, settings.engine_slots, settings.part_deaths) == (2, 7, 3)
     assert settings.scripted_behaviours == {"*": "poor"}
 
 
@@ -288,11 +288,11 @@ def test_settings_that_contradict_each_other_are_refused(
 
 
 def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = refusal(monkeypatch, FLEET_ENGINE="magic", FLEET_ENGIN_KEY="x", FLEET_PART_ATTEMPTS="0")
+    said = refusal(monkeypatch, FLEET_ENGINE="magic", FLEET_ENGIN_KEY="x", FLEET_PART_DEATHS="0")
     assert [fault.partition(":")[0] for fault in said.split("; ")] == [
         "FLEET_ENGIN_KEY",
         "FLEET_ENGINE",
-        "FLEET_PART_ATTEMPTS",
+        "FLEET_PART_DEATHS",
     ]
 
 

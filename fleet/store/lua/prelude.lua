@@ -18,3 +18,7 @@ local function append(events, deliberation, first)
   end
 end
 
+-- How often a part's worker died, and when each of its attempts that may still run was heard of last.
+local function attempts_of(key, part)
+  return cjson.decode(redis.call('HGET', key, part) or '{"deaths":0,"running":{}}')
+end

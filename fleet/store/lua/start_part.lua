@@ -1,8 +1,9 @@
 -- An agent asks whether its part is still wanted; the first one starts the deliberation's clock.
 -- KEYS: deliberation, answers, attempts, unstarted, watermark, events
--- ARGV: id, step, agent, most attempts, subject and payload of the started event
+-- ARGV: id, step, agent, attempt, most deaths, 1 if no other suspect runs beside it, ms without a word that are a death,
+--       subject and payload of the started event
 -- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline}
--- verdict: run | exhausted | unwanted
+-- verdict: run | suspect (one more death and it is given up: ask again when no other suspect runs) | exhausted | unwanted
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'task')
 local part = ARGV[2] .. '.' .. ARGV[3]
 local member = ARGV[1] .. '.' .. part
@@ -19,7 +20,7 @@ local now = now_ms()
 if state[1] == 'PENDING' then
   redis.call('HSET', KEYS[1], 'status', 'IN_PROGRESS', 'started_at_ms', now)
   redis.call('HINCRBY', 'fleet:totals', 'in_progress', 1)
-  append(KEYS[6], ARGV[1], 5)
+  append(KEYS[6], ARGV[1], 8)
 end
 local deadline = tonumber(state[4] or 0)
 local first = deadline == 0
@@ -27,6 +28,21 @@ if first then
   deadline = now + state[5]
   redis.call('HSET', KEYS[1], 'deadline_ms', deadline)
 end
-local attempts = redis.call('HINCRBY', KEYS[3], part, 1)
-local verdict = attempts > tonumber(ARGV[4]) and 'exhausted' or 'run'
-return {verdict, state[6], deadline, math.max(0, deadline - now), (first or attempts > 1) and 1 or 0}
+local attempts = attempts_of(KEYS[3], part)
+local again = attempts.deaths > 0 or next(attempts.running) ~= nil
+for attempt, seen in pairs(attempts.running) do
+  if now - seen > tonumber(ARGV[7]) then
+    attempts.running[attempt] = nil
+    attempts.deaths = attempts.deaths + 1
+  end
+end
+local verdict = 'run'
+if attempts.deaths >= tonumber(ARGV[5]) then
+  verdict = 'exhausted'
+elseif attempts.deaths > 0 and attempts.deaths == ARGV[5] - 1 and ARGV[6] == '0' then
+  verdict = 'suspect'
+else
+  attempts.running[ARGV[4]] = now
+end
+redis.call('HSET', KEYS[3], part, cjson.encode(attempts))
+return {verdict, state[6], deadline, math.max(0, deadline - now), (first or again) and 1 or 0}

@@ -8,7 +8,7 @@ import pytest
 from fleet.errors import Conflict
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStarted, DeliberationStepped, TaskCompleted
 from fleet.models import Answer, Decision, PlanReceipt, PlanRequest, Role, Status, StoredPlan, Task
-from fleet.store import RECORD, Part, Store
+from fleet.store import RECORD, Attempt, Part, Store
 from tests.harness import ValkeyServer
 
 AGENTS = ("agent-dev-001", "agent-dev-002", "agent-dev-003")
@@ -44,12 +44,13 @@ def decision(id: str = "d1", winner: str = AGENTS[0]) -> Decision:
 
 def accepted(store: Store, id: str = "d1", timeout_ms: int = 300_000) -> None:
     assert store.submissions.add_deliberation(task(id, timeout_ms), "digest")
-    assert store.deliberations.open_step(id, PROPOSE, AGENTS, QUEUE) == list(AGENTS)
+    assert store.deliberations.open_step(task(id), PROPOSE, AGENTS, QUEUE, QUEUE) == list(AGENTS)
 
 
-def start(store: Store, agent: str = AGENTS[0], id: str = "d1", attempts: int = 5) -> str:
+def start(store: Store, agent: str = AGENTS[0], id: str = "d1", attempt: str = "a1", alone: bool = False) -> str:
     started = DeliberationStarted(status="IN_PROGRESS", **about(id))
-    return store.deliberations.start_part(Part(id, PROPOSE, agent), QUEUE, attempts, started).verdict
+    one = Attempt(Part(id, PROPOSE, agent), attempt)
+    return store.deliberations.start_part(one, QUEUE, 3, started, alone=alone).verdict
 
 
 def record(store: Store, agent: str, step: str = PROPOSE) -> bool:
@@ -129,9 +130,67 @@ def test_an_answered_part_is_not_wanted_again(store: Store) -> None:
     assert start(store) == "unwanted"
 
 
-def test_a_part_that_was_started_too_often_is_exhausted(store: Store) -> None:
+def died(store: Store, attempt: str, *, of_it: bool = True) -> None:
+    store.deliberations.give_back(Attempt(Part("d1", PROPOSE, AGENTS[0]), attempt), died=of_it)
+
+
+def fall_silent(store: Store, attempt: str) -> None:
+    """As if the attempt had been heard of seven seconds ago for the last time."""
+    key, field = "fleet:deliberation:d1:attempts", f"{PROPOSE}.{AGENTS[0]}"
+    attempts = json.loads(store.client.hget(key, field))  # type: ignore[arg-type]
+    attempts["running"][attempt] -= 7_000
+    store.client.hset(key, field, json.dumps(attempts))
+
+
+def test_a_part_that_was_in_three_deaths_is_exhausted(store: Store) -> None:
     accepted(store)
-    assert [start(store, attempts=2) for _ in range(3)] == ["run", "run", "exhausted"]
+    for attempt in ("a1", "a2"):
+        assert start(store, attempt=attempt) == "run"
+        died(store, attempt)
+    assert start(store, attempt="a3", alone=True) == "run"
+    died(store, "a3")
+    assert start(store, attempt="a4", alone=True) == "exhausted"
+
+
+def test_a_part_one_death_away_from_its_end_runs_without_its_like(store: Store) -> None:
+    accepted(store)
+    for attempt in ("a1", "a2"):
+        start(store, attempt=attempt)
+        died(store, attempt)
+    assert start(store, attempt="a3") == "suspect"
+    assert start(store, attempt="a3", alone=True) == "run"
+
+
+def test_an_attempt_that_fell_silent_is_a_death_and_one_that_is_renewed_is_none(store: Store) -> None:
+    accepted(store)
+    for attempt in ("a1", "a2"):
+        start(store, attempt=attempt)
+        fall_silent(store, attempt)
+    store.deliberations.renew([Attempt(Part("d1", PROPOSE, AGENTS[0]), "a2")])
+    assert start(store, attempt="a3") == "run"  # a1 died, a2 runs beside it
+    for attempt in ("a2", "a3"):
+        fall_silent(store, attempt)
+    assert start(store, attempt="a4", alone=True) == "exhausted"
+
+
+def test_what_was_given_back_or_left_in_order_is_no_death(store: Store) -> None:
+    accepted(store)
+    for attempt in ("a1", "a2", "a3"):
+        assert start(store, attempt=attempt) == "run"
+        died(store, attempt, of_it=False)
+    for attempt in ("a4", "a5", "a6"):
+        assert start(store, attempt=attempt) == "run"
+        fall_silent(store, attempt)
+        store.deliberations.renew([Attempt(Part("d1", PROPOSE, AGENTS[0]), attempt)], leaving=True)
+    assert start(store, attempt="a7") == "run"
+
+
+def test_a_death_is_counted_once_however_often_it_is_told(store: Store) -> None:
+    accepted(store)
+    start(store, attempt="a1")
+    for _ in range(5):
+        died(store, "a1")
+    assert start(store, attempt="a2") == "run"
 
 
 def test_only_one_of_many_opens_the_next_step(store: Store) -> None:
@@ -187,7 +246,7 @@ def test_a_final_deliberation_changes_no_more(store: Store) -> None:
     before = subjects(store)
     assert start(store, AGENTS[1]) == "unwanted"
     assert store.deliberations.seal_step("d1", RECORD) is None
-    assert store.deliberations.open_step("d1", RECORD, AGENTS, QUEUE) == []
+    assert store.deliberations.open_step(task("d1"), RECORD, AGENTS, QUEUE, QUEUE) == []
     assert not record(store, AGENTS[1])
     assert subjects(store) == before
 
@@ -354,13 +413,11 @@ def test_a_cancelled_deliberation_is_due_until_the_graph_has_it_and_then_forgott
 def test_running_parts_are_unwanted_once_their_step_is_sealed_or_cancelled(store: Store) -> None:
     accepted(store)
     start(store)
-    part = Part("d1", PROPOSE, AGENTS[0])
-    assert store.deliberations.unwanted([part]) == set()
+    here, gone = (Attempt(Part(id, PROPOSE, AGENTS[0]), "a1") for id in ("d1", "gone"))
+    assert store.deliberations.renew([here]) == set()
     store.deliberations.seal_step("d1", PROPOSE)
-    assert store.deliberations.unwanted([part, Part("gone", PROPOSE, AGENTS[0])]) == {
-        part,
-        Part("gone", PROPOSE, AGENTS[0]),
-    }
+    assert store.deliberations.renew([here, gone]) == {here, gone}
+    assert not store.client.exists("fleet:deliberation:gone:attempts")
 
 
 def test_a_deliberation_has_its_events_in_the_log_and_by_itself_under_the_same_ids(store: Store) -> None:

@@ -11,7 +11,7 @@ from fleet import checks
 from fleet.events import DeliberationStarted
 from fleet.models import Answer, Role, Status, Task
 from fleet.settings import Settings
-from fleet.store import RECORD, Part, Store
+from fleet.store import RECORD, Attempt, Part, Store
 from fleet.tasks import council, process
 from fleet.tasks.runtime import Runtime
 from tests.harness import ValkeyServer
@@ -36,9 +36,9 @@ def answered(store: Store) -> Task:
     )  # fmt: skip
     part = Part("d1", "propose:0", AGENT)
     store.submissions.add_deliberation(task, "digest")
-    store.deliberations.open_step("d1", "propose:0", [AGENT], "agents")
+    store.deliberations.open_step(task, "propose:0", [AGENT], "agents", "agents")
     started = DeliberationStarted(deliberation_id="d1", task_id="t1", role=Role.DEV, status="IN_PROGRESS")
-    store.deliberations.start_part(part, "agents", 5, started)
+    store.deliberations.start_part(Attempt(part, "a1"), "agents", 3, started)
     store.deliberations.record_answer(part, Answer(agent_id=AGENT, step=part.step, content=CONTENT, created_at_ms=1))
     return task
 

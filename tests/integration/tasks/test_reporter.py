@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from fleet.cluster import WorkerState
 from fleet.dispatch import Dispatcher
 from fleet.models import DeliberationRequest, Role
 from fleet.settings import Settings
 from fleet.store import Store
-from fleet.store.workers import WorkerState
 from fleet.valkey import install
 from tests.harness import Process, ValkeyServer, wait_until
 

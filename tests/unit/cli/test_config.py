@@ -44,16 +44,16 @@ def test_every_setting_is_shown_with_its_variable_and_description() -> None:
 
 def test_each_value_has_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "fleet.yaml"
-    file.write_text("engine_slots: 7\nagents_per_council: 4\npart_attempts: 2\n")
+    file.write_text("engine_slots: 7\nagents_per_council: 4\npart_deaths: 2\n")
     monkeypatch.setenv("FLEET_CONFIG", str(file))
     monkeypatch.setenv("NUM_AGENTS_PER_COUNCIL", "2")
-    monkeypatch.setenv("FLEET_PART_ATTEMPTS", "3")
+    monkeypatch.setenv("FLEET_PART_DEATHS", "3")
     shown = items()
     assert [(shown[name]["value"], shown[name]["source"]) for name in ("engine_slots", "agents_per_council")] == [
         (7, f"file {file}"),
         (2, "environment NUM_AGENTS_PER_COUNCIL"),
     ]
-    assert (shown["part_attempts"]["value"], shown["part_attempts"]["source"]) == (3, "environment FLEET_PART_ATTEMPTS")
+    assert (shown["part_deaths"]["value"], shown["part_deaths"]["source"]) == (3, "environment FLEET_PART_DEATHS")
 
 
 def test_no_secret_is_shown_but_whether_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,112 @@
+"""From settings to a running vLLM engine, or to one line that says why there is none."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fleet.errors import FleetError
+from fleet.settings import Settings
+
+LOGGING = Path(__file__).with_name("logging.json")
+# Tokens that the engine hands over at once, but for the first: fewer wake-ups of the loop, and still several a second.
+STREAM_INTERVAL = 4
+_REASON_CHARS = 500
+
+
+class LoadFailed(FleetError):
+    """The engine cannot be loaded."""
+
+    def __init__(self, model: str, device: str, reason: str):
+        super().__init__(model, device, reason)
+        self.model, self.device, self.reason = model, device, reason
+
+    def __str__(self) -> str:
+        return f"cannot load the model {self.model} on {self.device}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to load. `engine_args` are vLLM's, `adapters` folders by name, `slots` the most sequences at once."""
+
+    model: str
+    slots: int
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    hang_s: float = 120.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings, slots: int) -> "Recipe":
+        """Raises: LoadFailed when the settings name no model, or say the same thing twice and differently."""
+        model = settings.gpu_model
+        if model is None:
+            raise LoadFailed("(none)", device(), "FLEET_GPU_MODEL names no model")
+        given = dict(settings.gpu_engine_args)
+        parsers = {one.reasoning_parser for one in settings.profiles.values() if one.model in (None, model)} - {None}
+        if len(parsers) > 1:
+            raise LoadFailed(model, device(), f"FLEET_PROFILES name several reasoning parsers: {parsers}")
+        for parser in parsers:
+            given.setdefault("reasoning_parser", parser)
+        for name, value in (("model", model), ("max_num_seqs", slots)):
+            if given.get(name, value) != value:
+                raise LoadFailed(
+                    model, device(), f"FLEET_GPU_ENGINE_ARGS says {name} {given[name]}, the worker {value}"
+                )
+        return cls(model, slots, given, settings.gpu_adapters, settings.gpu_hang_s)
+
+    def engine_arguments(self) -> Any:
+        """vLLM's AsyncEngineArgs. Raises: whatever vLLM does when it does not know one, or finds it wrong."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        ours = {
+            "model": self.model,
+            "max_num_seqs": self.slots,
+            "served_model_name": self.model,
+            "enable_prefix_caching": True,
+            # Small models fill what space they are given between two values, and the answer is cut before its end.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+            "stream_interval": STREAM_INTERVAL,
+            "enable_lora": bool(self.adapters),
+            "disable_log_stats": True,  # `Figures` takes them
+        }
+        return AsyncEngineArgs(**{**ours, **self.engine_args})
+
+
+def load(recipe: Recipe, figures: Any) -> Any:
+    """Starts vLLM's AsyncLLM on the event loop of this thread; it takes from seconds to many minutes.
+
+    Raises: LoadFailed.
+    """
+    _check_folder(recipe)
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # traffic that nobody asked for
+    if "VLLM_CONFIGURE_LOGGING" not in os.environ:
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(LOGGING))
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        return AsyncLLM.from_engine_args(recipe.engine_arguments(), stat_loggers=[lambda *_: figures])
+    except Exception as error:
+        raise LoadFailed(recipe.model, device(), _reason(error)) from error
+
+
+def device() -> str:
+    """The device that this process is pinned to, in words."""
+    pinned = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"device {pinned}" if pinned else "the default device"
+
+
+def _check_folder(recipe: Recipe) -> None:
+    """What looks like a path is one: vLLM would ask the hub for it, and say something else."""
+    for what, name in (("model", recipe.model), *((f"adapter {name}", path) for name, path in recipe.adapters.items())):
+        path = Path(name).expanduser()
+        if (what != "model" or name.startswith(("/", "./", "../", "~"))) and not path.is_dir():
+            raise LoadFailed(recipe.model, device(), f"there is no folder {path} of the {what}")
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line; vLLM's own have many."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "Engine core initialization failed" in text:
+        text = "its process ended while it started: the log above has its reason"
+    return text[:_REASON_CHARS]
