@@ -58,7 +58,7 @@ def events_page() -> str:
         "## What Fleet takes in",
         *(f"### `{subject}`\n\n{table}" for subject, table in coming.items()),
         "## What Fleet sends out",
-        "The same events are in the event log, in the Server-Sent Events of the API and in `fleet events`.",
+        "All but `vllm.streaming` are also in the event log, in the API's Server-Sent Events and in `fleet events`.",
         *(_event(kind) for kind in _kinds(events.Event)),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
@@ -170,11 +170,8 @@ def _event(kind: type[events.Event]) -> str:
 
 def _subjects(kind: type[events.Event]) -> list[str]:
     """The subjects that events of this class have, whatever is in them."""
-    made = [
-        kind.model_construct(deliberation_id="{deliberation_id}", source="{source}", status=status)
-        for status in Status
-        if status.final
-    ]
+    ids = {name: f"{{{name}}}" for name in ("deliberation_id", "agent_id", "source")}
+    made = [kind.model_construct(**ids, status=status) for status in Status if status.final]
     return list(dict.fromkeys(one.subject for one in made))
 
 

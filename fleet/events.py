@@ -1,7 +1,7 @@
 """Every subject of Fleet's events and the payloads of those that go out: event log, NATS, SSE and CLI use them.
 
 An event is appended to the log in the Lua call that changes the state (`fleet.store`); the listener relays the log.
-Consumers tolerate unknown fields.
+What agents write, token by token, goes past the log. Consumers tolerate unknown fields.
 """
 
 from datetime import UTC, datetime
@@ -136,6 +136,31 @@ class AgentResult(Event):
     @property
     def subject(self) -> str:
         return f"agent.results.{self.deliberation_id}"
+
+
+class TokensWritten(Event):
+    """What an agent writes, while it writes it. Not in the event log: who does not listen misses it, and what a slow
+    server could not take is dropped, which shows as a jump of `position`. In the subject, a dot of an agent's id is
+    `%2E`.
+    """
+
+    SUBJECT = "vllm.streaming"
+    type: Literal["start", "token", "complete"]
+    deliberation_id: str
+    agent_id: str
+    step: str
+    role: Role
+    stream: str = Field(description="One run of one part; a part that is run again has another")
+    number: int = Field(description="Of the message in its stream, from 0")
+    text: str = ""
+    tokens: int = Field(0, description="Of this text, as far as the engine tells them apart")
+    position: int = Field(description="Tokens before this text; of `complete`, all of them")
+    model: str | None = Field(None, description="Absent where the engine alone knows it")
+    failed: bool | None = Field(None, description="Of `complete`: there will be no whole answer from this run")
+
+    @property
+    def subject(self) -> str:
+        return f"vllm.streaming.{self.deliberation_id}.{self.agent_id.replace('.', '%2E')}"
 
 
 class DecisionAdded(Event):

@@ -258,7 +258,18 @@ class Failure(Model):
     raw: str | None = None
 
 
-class Answer(Model):
+class Generated(Model):
+    """What the engine took for one answer; times in milliseconds, and what it did not measure is absent."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = Field(None, description="Of the prompt, what the engine had computed already")
+    latency_ms: int = 0
+    queue_ms: int | None = Field(None, description="Wait in the engine, until it began")
+    first_token_ms: int | None = Field(None, description="Until its first token, that wait included")
+
+
+class Answer(Generated):
     """What one agent answered in one step: `content` by the step's schema, or a failure."""
 
     agent_id: str
@@ -269,12 +280,6 @@ class Answer(Model):
     reasoning: str = ""
     model: str | None = None
     temperature: float | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int | None = Field(None, description="Of the prompt, what the engine had computed already")
-    latency_ms: int = 0
-    queue_ms: int | None = Field(None, description="Wait in the engine, until it began")
-    first_token_ms: int | None = Field(None, description="Until its first token, that wait included")
     created_at_ms: int
 
     @property
@@ -328,6 +333,8 @@ class Proposal(Model):
     model: str | None = None
     temperature: float | None = None
     tokens: int = 0
+    reasoning: str = Field("", description="What the model thought before `content`, where it told its thoughts apart")
+    metadata: Generated | None = Field(None, description="Of `content`; `tokens` counts every version")
 
 
 class RankedProposal(Model):

@@ -24,6 +24,7 @@ from fleet.api.plans import plans
 from fleet.api.reading import MOST_BYTES
 from fleet.api.section import Section, current_operation
 from fleet.api.services import Services
+from fleet.api.tokens import tokens
 from fleet.settings import Settings, get_settings
 
 __all__ = ["create_app"]
@@ -35,6 +36,7 @@ SECTIONS: tuple[Section, ...] = (
     plans,
     deliberations,
     events,
+    tokens,
     councils,
     cluster,
     deadletters,

@@ -1,6 +1,6 @@
 """/v1/jobs, /v1/cluster, /v1/queues and /v1/stats."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -10,10 +10,10 @@ from pydantic import Field
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
+from fleet.cluster import Device, EngineState, Job, WorkerState, on_gpu, why_unserved
 from fleet.dispatch import COUNCIL_QUEUE
 from fleet.models import Model, Role
 from fleet.store.statistics import Stats
-from fleet.store.workers import Job, WorkerState
 
 cluster = Section("cluster", "The workers and what they run, as they say themselves every 2 s")
 
@@ -48,9 +48,12 @@ class Worker(Model):
     pid: int
     pool: str
     slots: int = Field(description="How many jobs it runs at once")
-    queues: tuple[str, ...] = Field(description="What it takes jobs from; none while it ends")
+    queues: tuple[str, ...] = Field(
+        description="What it takes jobs from; none while it ends, or while its engine does not answer"
+    )
     engine: str | None = Field(None, description="What the agents think with, where it serves them")
     model: str | None = None
+    engine_state: EngineState | None = Field(None, description="Of a GPU worker: its engine and devices, as measured")
     running: int
     completed: int = Field(description="Jobs ended since its start")
     memory_mb: float | None = Field(None, description="Resident memory of its processes, in MiB")
@@ -62,6 +65,22 @@ class Capacity(Model):
 
     total: float
     used: float
+
+
+class Gpus(Model):
+    """The GPUs, or instances of them, that the workers report; each counts once."""
+
+    total: int
+    used: float | None = Field(None, description="Sum of their utilisations, 1 for a whole GPU; absent if not measured")
+
+
+class Unserved(Model):
+    """Agents' work that waits for a worker."""
+
+    queue: str
+    model: str | None = Field(None, description="What the work asks for; absent: whichever model the workers have")
+    ready: int = Field(description="Jobs that wait")
+    reason: str
 
 
 class JobCounts(Model):
@@ -76,7 +95,10 @@ class Cluster(Model):
     nodes: int = Field(description="Machines with a worker")
     cpus: Capacity | None = None
     memory_mb: Capacity | None = None
+    gpus: Gpus | None = None
+    gpu_memory_mb: Capacity | None = None
     jobs: JobCounts
+    unserved: tuple[Unserved, ...] = Field(description="Agents' queues with work in them that no worker takes from")
 
 
 class Queue(Model):
@@ -84,6 +106,8 @@ class Queue(Model):
     ready: int = Field(description="Jobs that wait")
     running: int
     workers: int = Field(description="How many take jobs from it")
+    model: str | None = Field(None, description="Of a GPU queue: the model that its work asks for, if it asks for one")
+    required: bool = Field(description="The fleet is not ready without a worker that takes jobs from it")
 
 
 class QueuePage(Model):
@@ -109,15 +133,19 @@ def list_jobs() -> Response:
 def get_cluster() -> Response:
     states = services().store.workers.list()
     hosts = {state.host: state for state in states}.values()
+    gpus = devices(states).values()
     return reply(
         Cluster(
             workers=tuple(map(_worker, states)),
             nodes=len(hosts),
             cpus=_capacity([one.host_cpus for one in hosts], [_cores(one) for one in states]),
             memory_mb=_capacity([one.host_memory_mb for one in hosts], [one.memory_mb for one in states]),
+            gpus=_gpus(gpus),
+            gpu_memory_mb=_capacity([one.memory_total_mb for one in gpus], [one.memory_used_mb for one in gpus]),
             jobs=JobCounts(
                 active=sum(len(state.jobs) for state in states), completed=sum(state.completed for state in states)
             ),
+            unserved=_unserved(states, services().store.queues.models()),
         )
     )
 
@@ -127,7 +155,8 @@ def get_cluster() -> Response:
     "/queues",
     Operation(
         summary="How much waits and runs in each queue",
-        description="The agents' queue, the council's, and every other that a worker takes jobs from.",
+        description="The agents' queue, the council's, every other that a worker takes jobs from, and every one that "
+        "agents' work was ever sent to.",
         answers={200: Answer("All queues", QueuePage)},
     ),
 )
@@ -145,10 +174,49 @@ def get_stats() -> Response:
 
 
 def queues(states: Sequence[WorkerState]) -> tuple[Queue, ...]:
-    """The queues that there have to be, and those that these workers take jobs from."""
-    names = {services().settings.agent_queue, COUNCIL_QUEUE}.union(*(state.queues for state in states))
-    ready = services().store.statistics.ready(sorted(names))
-    return tuple(_queue(name, count, states) for name, count in ready.items())
+    """The queues that there have to be, those that these workers take jobs from, and those that ever had work."""
+    store, models = services().store, services().store.queues.models()
+    required = {services().settings.agent_queue, COUNCIL_QUEUE}
+    ready = store.statistics.ready(sorted(required.union(models, *(state.queues for state in states))))
+    return tuple(
+        Queue(
+            queue=name,
+            ready=count,
+            running=sum(job.queue == name for state in states for job in state.jobs),
+            workers=sum(name in state.queues for state in states),
+            model=asked_for(name, models),
+            required=name in required,
+        )
+        for name, count in ready.items()
+    )
+
+
+def devices(states: Iterable[WorkerState]) -> dict[str, Device]:
+    """Every GPU once, by its UUID, as the worker says that looked at it last."""
+    latest = sorted(states, key=lambda state: state.at_ms)
+    return {one.uuid: one for state in latest if state.engine_state for one in state.engine_state.devices}
+
+
+def asked_for(queue: str, models: Mapping[str, str | None]) -> str | None:
+    """The model that the work in a GPU queue asks for; the workers of other queues may have any."""
+    return models.get(queue) if on_gpu(queue) else None
+
+
+def _unserved(states: Sequence[WorkerState], models: Mapping[str, str | None]) -> tuple[Unserved, ...]:
+    reasons = {name: reason for name in sorted(models) if (reason := why_unserved(name, states, models))}
+    ready = services().store.statistics.ready(list(reasons)) if reasons else {}
+    return tuple(
+        Unserved(queue=name, model=asked_for(name, models), ready=count, reason=reasons[name])
+        for name, count in ready.items()
+        if count
+    )
+
+
+def _gpus(found: Iterable[Device]) -> Gpus | None:
+    """How many there are and what is used of them, None where none is known."""
+    shares = [None if one.utilization_percent is None else one.utilization_percent / 100 for one in found]
+    measured = [share for share in shares if share is not None]
+    return Gpus(total=len(shares), used=round(sum(measured), 3) if measured else None) if shares else None
 
 
 def _active(job: Job, worker: str, now_ms: int) -> ActiveJob:
@@ -173,8 +241,3 @@ def _capacity(total: Sequence[float | None], used: Sequence[float | None]) -> Ca
     """The sums of what was measured, None when nothing was."""
     had, taken = ([value for value in values if value is not None] for values in (total, used))
     return Capacity(total=round(sum(had), 3), used=round(sum(taken), 3)) if had and taken else None
-
-
-def _queue(name: str, ready: int, states: Sequence[WorkerState]) -> Queue:
-    running = sum(job.queue == name for state in states for job in state.jobs)
-    return Queue(queue=name, ready=ready, running=running, workers=sum(name in state.queues for state in states))

@@ -12,6 +12,7 @@ from fleet.api.peer import gone
 from fleet.api.replies import reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import Services, services
+from fleet.api.waiting import Waiting
 from fleet.errors import NotFound, WrongState
 from fleet.models import Deliberation, DeliberationRequest, Id, Model, Role, Status, Task
 
@@ -80,7 +81,8 @@ def submit_deliberation(body: DeliberationRequest) -> Response:
 )
 def list_deliberations(query: DeliberationsQuery) -> Response:
     page = services().store.pages.deliberations(query.limit, query.position(), query.matching())
-    light = (one.model_copy(update=dict.fromkeys(_HEAVY, ())) for one in page.items)
+    waiting = Waiting(services())
+    light = (waiting.shown(one).model_copy(update=dict.fromkeys(_HEAVY, ())) for one in page.items)
     return reply(DeliberationPage(items=tuple(light), next_cursor=encode(page.end)))
 
 
@@ -98,7 +100,7 @@ def get_deliberation(deliberation_id: str, query: WaitQuery) -> Response:
     if query.wait and not found.status.final:
         with services().long_requests.one():
             found = _wait(services(), found, query.wait)
-    return reply(found)
+    return reply(found if found.status.final else Waiting(services()).shown(found))
 
 
 @deliberations.operation(

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from collections.abc import Iterable
+from contextlib import ExitStack
 
 from flask import Response, request
 from pydantic import Field
@@ -18,10 +20,10 @@ events = Section("events", "What happens, as Server-Sent Events")
 
 LAST_EVENT_ID = "Last-Event-ID"
 _ID = re.compile(r"\d{1,19}(-\d{1,19})?")
-_MEDIA_TYPE = "text/event-stream"
+MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-_STREAM = Answer("The events: `id` is their place in the log, `event` their subject", media_type=_MEDIA_TYPE)
+_STREAM = Answer("The events: `id` is their place in the log, `event` their subject", media_type=MEDIA_TYPE)
 _LAST = Header(
     LAST_EVENT_ID,
     "Only what came after this event; has precedence over `after`",
@@ -102,8 +104,13 @@ def _stream(feed: Feed, *, resumed: bool = False) -> Response:
         nothing = Response(status=204)
         nothing.headers.remove("Content-Type")
         return nothing
-    long_requests = services().long_requests
-    long_requests.enter()
-    response = Response(itertools.chain(beginning, chunks), mimetype=_MEDIA_TYPE, headers=_HEADERS)
-    response.call_on_close(long_requests.leave)
-    return response
+    return streaming(itertools.chain(beginning, chunks), ExitStack())
+
+
+def streaming(chunks: Iterable[str], held: ExitStack) -> Response:
+    """A response that is a long request until it is closed; then `held` is let go. Raises: Refused (503)."""
+    with held:
+        held.enter_context(services().long_requests.one())
+        response = Response(chunks, mimetype=MEDIA_TYPE, headers=_HEADERS)
+        response.call_on_close(held.pop_all().close)
+        return response

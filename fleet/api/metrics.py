@@ -1,21 +1,38 @@
 """/metrics: what Prometheus scrapes, from ValKey alone, so that every replica says the same."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from fleet.api.cluster import Queue, queues
+from fleet.api.cluster import Queue, devices, queues
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
+from fleet.cluster import WorkerState
 from fleet.store.statistics import Stats
-from fleet.store.workers import WorkerState
 
 metrics = Section("metrics", "For Prometheus; needs a key with the scope read", prefix=None)
 
 _FINAL = ("completed", "partial", "failed", "cancelled")
+_MIB = 2**20
+# vLLM's own names and meanings, so that its dashboards find them; the fields of EngineState.
+_ENGINE_GAUGES = {
+    "running": ("vllm:num_requests_running", "Number of requests in model execution batches."),
+    "waiting": ("vllm:num_requests_waiting", "Number of requests waiting to be processed."),
+    "kv_cache_usage": ("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage."),
+}
+_ENGINE_COUNTERS = {
+    "prompt_tokens": ("vllm:prompt_tokens", "Number of prefill tokens processed."),
+    "generation_tokens": ("vllm:generation_tokens", "Number of generation tokens processed."),
+    "prefix_cache_queries": (
+        "vllm:prefix_cache_queries",
+        "Prefix cache queries, in terms of number of queried tokens.",
+    ),
+    "prefix_cache_hits": ("vllm:prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens."),
+}
 
 
 class Fleet(Collector):
@@ -28,6 +45,7 @@ class Fleet(Collector):
         yield from self._deliberations()
         yield from self._of_queues()
         yield from self._of_workers()
+        yield from filter(_has_samples, (*self._of_engines(), *self._of_devices()))
 
     def _deliberations(self) -> Iterator[Metric]:
         totals = self._stats.totals
@@ -60,8 +78,47 @@ class Fleet(Collector):
             slots.add_metric([worker.worker], worker.slots)
             completed.add_metric([worker.worker], worker.completed)
             if worker.memory_mb is not None:
-                memory.add_metric([worker.worker], worker.memory_mb * 2**20)
+                memory.add_metric([worker.worker], worker.memory_mb * _MIB)
         yield from (slots, completed, memory)
+
+    def _of_engines(self) -> Iterator[Metric]:
+        engines = [(worker, worker.engine_state) for worker in self._workers if worker.engine_state]
+        labels = ["worker", "model_name"]
+        live = GaugeMetricFamily("fleet_engine_live", "1 while the worker's engine answers, else 0", labels=labels)
+        for worker, engine in engines:
+            live.add_metric(_names(worker), engine.live)
+        yield live
+        for kind, figures in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
+            for field, (name, meaning) in figures.items():
+                family = kind(name, meaning, labels=labels)
+                for worker, engine in engines:
+                    _add(family, _names(worker), getattr(engine, field))
+                yield family
+
+    def _of_devices(self) -> Iterator[Metric]:
+        labels = ["uuid", "device"]
+        total = GaugeMetricFamily("fleet_gpu_memory_total_bytes", "Memory that the GPU has", labels=labels)
+        used = GaugeMetricFamily("fleet_gpu_memory_used_bytes", "Memory in use, by every process", labels=labels)
+        busy = GaugeMetricFamily("fleet_gpu_utilization_ratio", "Share of time in which it computed", labels=labels)
+        for uuid, one in devices(self._workers).items():
+            _add(total, [uuid, one.name], one.memory_total_mb, _MIB)
+            _add(used, [uuid, one.name], one.memory_used_mb, _MIB)
+            _add(busy, [uuid, one.name], one.utilization_percent, 0.01)
+        yield from (total, used, busy)
+
+
+def _names(worker: WorkerState) -> list[str]:
+    return [worker.worker, worker.model or ""]
+
+
+def _add(family: Any, labels: list[str], value: float | None, unit: float = 1) -> None:
+    """Adds a sample, if there is a measurement."""
+    if value is not None:
+        family.add_metric(labels, value * unit)
+
+
+def _has_samples(family: Metric) -> bool:
+    return bool(family.samples)
 
 
 @metrics.operation(

@@ -8,12 +8,14 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError
 
+from fleet.cluster import NONE_RUNS, start_command, why_unserved
 from fleet.dispatch import COUNCIL_QUEUE
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.models import Model
 from fleet.settings import Settings
 from fleet.store.listeners import Listeners
+from fleet.store.queues import Queues
 from fleet.store.workers import Workers
 
 
@@ -98,16 +100,19 @@ class Probe:
 
     def _workers(self) -> Dependency:
         try:
-            workers = Workers(self._client).list()
+            states, models = Workers(self._client).list(), Queues(self._client).models()
         except RedisError:
             return _unknown("workers")
-        missing = [queue for queue in self._queues if not any(queue in one.queues for one in workers)]
-        return _down("; ".join(map(_nobody, missing))) if missing else UP
+        reasons = ((queue, why_unserved(queue, states, models)) for queue in self._queues)
+        missing = [_nobody(queue, reason) for queue, reason in reasons if reason]
+        return _down("; ".join(missing)) if missing else UP
 
 
-def _nobody(queue: str) -> str:
-    app = "workers.gpu" if queue == "gpu" else "fleet"
-    return f"no worker takes jobs from the queue {queue}: start one with `celery -A {app} worker -Q {queue}`"
+def _nobody(queue: str, reason: str) -> str:
+    nobody = f"no worker takes jobs from the queue {queue}"
+    if reason == NONE_RUNS:
+        return f"{nobody}: start one with `{start_command(queue)}`"
+    return f"{nobody}: {reason}"
 
 
 def _unknown(reporters: str) -> Dependency:

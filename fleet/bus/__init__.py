@@ -2,7 +2,7 @@
 
 process   builds the listener from the settings, runs it            listener   connection, health record, end
 consumers planning events → plans and the graph; acks, dead letters relay      event log → NATS, once and in order
-streams   which stream keeps which subject                          decode     bytes → domain
+streams   which stream keeps which subject                          tokens     what agents write → NATS, while they do
 """
 
 from fleet.settings import Settings

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 REPORT_S = 1.0
 WATCH_S = 3.0
 DRAIN_S = 15.0
-OTHER_THREADS = 6  # the relay's read and lease, the report, and calls whose answer nobody awaits any more
+OTHER_THREADS = 7  # the relay's two reads and its lease, the report, and calls whose answer nobody awaits any more
 
 
 class Listener:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from fleet.bus.servers import NATS_ERRORS, Servers, delay_s, wait
 from fleet.bus.streams import stream_of
+from fleet.bus.tokens import TokenRelay
 from fleet.store import LoggedEvent, Store
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class Relay:
     def __init__(self, store: Store, servers: Servers, holder: str):
         self._log, self._dead_letters = store.events, store.dead_letters
         self._servers, self._holder = servers, holder
+        self._tokens = TokenRelay(store)
         self.leading = False
 
     async def run(self, client: Client, over: asyncio.Event) -> None:
@@ -57,7 +59,8 @@ class Relay:
     async def _lead(self, client: Client, over: asyncio.Event) -> None:
         self.leading = True
         log.info("relay_leads", holder=self._holder)
-        parts = [asyncio.create_task(part) for part in (self._renew(), self._publish_log(client), over.wait())]
+        work = (self._renew(), self._publish_log(client), self._tokens.run(client), over.wait())
+        parts = [asyncio.create_task(part) for part in work]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:

@@ -94,6 +94,8 @@ def show(deliberation_id: str, as_json: bool) -> None:
 def watch(deliberation_id: str, as_json: bool) -> None:
     """Show what happens in a deliberation as it happens, then its result; exit code 1 if it failed.
 
+    On a terminal with what its agents write, while they write it, as far as it can be had.
+
     Ctrl-C leaves the deliberation to go on; the exit code is then 130.
     """
     _wait(Client(), deliberation_id, as_json=as_json)

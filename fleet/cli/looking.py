@@ -1,16 +1,19 @@
 """`fleet events`, `queues`, `cluster`, `jobs` and `stats`: what happens in the fleet right now."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from rich.text import Text
 
 from fleet.cli.client import Client, at
 from fleet.cli.output import console, json_option, print_json, table
 from fleet.cli.parameters import ID
 from fleet.cli.progress import event_line
 from fleet.cli.stream import Event, Stream
+
+_TOTALS = ("nodes", "cpus", "memory_mb", "gpus", "gpu_memory_mb", "jobs")
 
 
 @click.command()
@@ -68,7 +71,7 @@ def jobs(as_json: bool) -> None:
 @click.command()
 @json_option
 def cluster(as_json: bool) -> None:
-    """Show the workers and what they use.
+    """Show the workers and what they use, their engines and GPUs, and the work that nobody takes.
 
     Memory in MiB; 100 % of CPU is one core; what was not measured is a dash.
     """
@@ -76,10 +79,15 @@ def cluster(as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    columns = {"worker": "worker", "queues": "queues", "engine": "engine", "model": "model", "pool": "pool"}
-    columns |= {"slots": "slots", "running": "running", "completed": "completed", "MB": "memory_mb"}
-    _print({"items": answer["workers"]}, False, "Workers", columns | {"CPU %": "cpu_percent"})
-    totals = [[name, *_used(answer[name])] for name in ("nodes", "cpus", "memory_mb", "gpus", "jobs") if name in answer]
+    workers = [{**one, "jobs": f"{one['running']} of {one['slots']}"} for one in answer["workers"]]
+    columns = {"worker": "worker", "queues": "queues", "engine": "engine", "model": "model", "jobs": "jobs"}
+    columns |= {"done": "completed", "MB": "memory_mb", "CPU %": "cpu_percent"}
+    _print({"items": workers}, False, "Workers", columns)
+    _print_engines([one for one in workers if one.get("engine_state")])
+    if unserved := answer.get("unserved"):
+        columns = {"queue": "queue", "model": "model", "ready": "ready", "reason": "reason"}
+        _print({"items": unserved}, False, "Waiting for a worker", columns)
+    totals = [[name, *_used(answer[name])] for name in _TOTALS if name in answer]
     table("Cluster", ["what", "figures"], totals)
 
 
@@ -96,6 +104,39 @@ def stats(as_json: bool) -> None:
     table("Deliberations", [*totals, *now], [[*totals.values(), *(answer[name] for name in now.values())]])
     rows = [[name, _text(rate["last_minute"]), _text(rate["last_10_minutes"])] for name, rate in rates.items()]
     table("Per minute", ["", "in the last minute", "in the last 10 minutes"], rows)
+
+
+def _print_engines(workers: Sequence[Mapping[str, Any]]) -> None:
+    """The engines inside the workers, and what they compute on."""
+    if workers:
+        columns = ["worker", "engine", "running", "waiting", "KV cache %", "tokens/s", "prefix hits %"]
+        table("Engines", columns, [_engine(one["worker"], one["engine_state"]) for one in workers])
+    gpus = [_gpu(one["worker"], device) for one in workers for device in one["engine_state"]["devices"]]
+    if gpus:
+        table("GPUs", ["worker", "GPU", "MB used", "MB", "busy %"], gpus)
+
+
+def _engine(worker: str, engine: Mapping[str, Any]) -> list[Any]:
+    queries, hits = engine.get("prefix_cache_queries"), engine.get("prefix_cache_hits")
+    rate = hits / queries if queries and hits is not None else None
+    return [
+        worker,
+        "answers" if engine["live"] else Text("does not answer", "red"),
+        engine.get("running"),
+        engine.get("waiting"),
+        _percent(engine.get("kv_cache_usage")),
+        _text(engine.get("tokens_per_s")),
+        _percent(rate),
+    ]
+
+
+def _gpu(worker: str, device: Mapping[str, Any]) -> list[Any]:
+    measured = ("memory_used_mb", "memory_total_mb", "utilization_percent")
+    return [worker, device["name"], *(_text(device.get(name)) for name in measured)]
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}".rstrip("%")
 
 
 def _document(event: Event) -> dict[str, Any]:

@@ -31,6 +31,7 @@ LONG = (
     "remedy",
     "state",
     "queues",
+    "model",
     "scopes",
     "title",
     "deliberations",
@@ -120,6 +121,8 @@ def print_deliberation(found: Mapping[str, Any]) -> None:
         console.print(Text(plain(f"  repeats {found['replay_of']}")))
     if found.get("step"):
         console.print(f"  now in {found['step']}, {found['current_count']} of {found['expected_count']} proposals")
+    if found.get("waiting_for"):
+        console.print(Text(plain(f"  waits for {found['waiting_for']}"), style="yellow"), soft_wrap=True)
     if found.get("results"):
         rows = [_ranked(result, found.get("winner_id")) for result in found["results"]]
         table("Proposals", ["rank", "agent", "score", "checks", "peers", "proposal"], rows)

@@ -8,6 +8,7 @@ import click
 from fleet import stack
 from fleet.cli.client import FAILED, fail, settings
 from fleet.errors import FleetError
+from fleet.stack import vllm
 
 
 @click.command()
@@ -25,7 +26,8 @@ from fleet.errors import FleetError
     type=click.Choice(["local", "scripted", "openai", "vllm"]),
     default="local",
     show_default=True,
-    help="What the agents think with. local: SmolLM2-135M in the worker; openai: the server at FLEET_ENGINE_URL.",
+    help="What the agents think with. local: SmolLM2-135M in the worker; openai: the server at FLEET_ENGINE_URL; "
+    "vllm: FLEET_GPU_MODEL, or else SmolLM2-135M, in a worker with vLLM.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the HTTP API; a free one unless given.")
 def up(folder: Path, engine: str, port: int | None) -> None:
@@ -34,7 +36,7 @@ def up(folder: Path, engine: str, port: int | None) -> None:
     Ctrl-C stops it in seconds and gives work back to its queue; SIGTERM lets running work end first.
     When everything is ready, DIR/fleet.json says where; the other verbs read it.
     """
-    settings(**({"agent_queue": "gpu"} if engine == "vllm" else {"engine": engine}))
+    settings(**(vllm.settings() if engine == "vllm" else {"engine": engine}))
     try:
         sys.exit(stack.up(folder, engine, port, lambda text: click.echo(text, err=True)))
     except FleetError as error:

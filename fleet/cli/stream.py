@@ -27,17 +27,19 @@ class Event:
 class Stream:
     """Iterates over the events after the id `after`, each once, and None when there was nothing for a while.
 
+    Without `after` it is a stream that keeps nothing, of which only what is yet to come is there to be read.
+
     A connection that is lost once it was there is opened again where it ended. With `follow` the stream ends when the
     server says that nothing will follow, without it at the present.
     Raises: Failure, with exit code 3 when the fleet is away, or was away for `patience_s` seconds.
     """
 
     def __init__(
-        self, client: Client, path: str, *, after: str = "0", follow: bool = True, patience_s: float = PATIENCE_S,
-        note: Callable[[str], None] = lambda text: click.echo(text, err=True),
+        self, client: Client, path: str, *, after: str | None = "0", follow: bool = True,
+        patience_s: float = PATIENCE_S, note: Callable[[str], None] = lambda text: click.echo(text, err=True),
     ):  # fmt: skip
         self._client, self._path, self._follow = client, path, follow
-        self._query = {"after": after, "follow": str(follow).lower()}
+        self._query = {"follow": str(follow).lower()} | ({"after": after} if after else {})
         self._patience_s, self._note = patience_s, note
         self._last: str | None = None
         self._connected = self._ended = False

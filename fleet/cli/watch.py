@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
 from fleet.cli.board import Board
@@ -15,6 +16,7 @@ from fleet.cli.client import FAILED, INTERRUPTED, UNREACHABLE, Client, Failure, 
 from fleet.cli.output import console, print_deliberation
 from fleet.cli.progress import Track, concerns, event_line, is_last
 from fleet.cli.stream import PATIENCE_S, Event, Stream
+from fleet.cli.writing import Desk, Writers
 
 
 class Watch:
@@ -25,15 +27,21 @@ class Watch:
         found = [client.get(at("deliberations", id)) for id in dict.fromkeys(ids)]
         self.tracks = {one["deliberation_id"]: Track.of(one) for one in found}
         self._since_ms = min((one["created_at_ms"] for one in found), default=0)
+        self._writers: Writers | None = None
 
-    def __rich__(self) -> Board:
-        return Board(list(self.tracks.values()), time.time())
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        board = Board(list(self.tracks.values()), time.time())
+        yield board
+        if self._writers and not self._done():
+            taken = len(console.render_lines(board, options, pad=False))
+            yield Desk(self._writers.latest(), console.height - taken - 1)
 
     def run(self) -> list[dict[str, Any]]:
         """Returns the deliberations, in order, once all are final."""
         if not self._done():
             with self._shown() as show:
                 for event in self._stream():
+                    self._listen()
                     self._take(event, show)
                     if self._done():
                         break
@@ -79,6 +87,20 @@ class Watch:
         else:
             yield self._print_line
 
+    def _listen(self) -> None:
+        """Shows what is written too, once the events are there: streams are few, and those come first."""
+        if self._screen.is_terminal and len(self.tracks) == 1 and not self._writers:
+            self._writers = Writers()
+            threading.Thread(target=self._hear, args=(self._writers,), name="tokens", daemon=True).start()
+
+    def _hear(self, writers: Writers) -> None:
+        """Hears what is written for as long as that can be had."""
+        with contextlib.suppress(Failure, ValueError, LookupError):  # those of a server of another version too
+            client = Client(self._client.address)
+            for event in Stream(client, at("deliberations", *self.tracks, "tokens"), after=None, note=_quietly):
+                if event:
+                    writers.take(event.subject, event.payload)
+
     def _print_line(self, track: Track, event: Event) -> None:
         line = event_line(event.subject, event.payload)
         several = f" · {track.task}" if len(self.tracks) > 1 else ""
@@ -122,6 +144,10 @@ def _patiently(client: Client, path: str, wait: int) -> Any:
             if error.exit_code != UNREACHABLE or time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
+
+
+def _quietly(_: str) -> None:
+    """The stream of events says the same."""
 
 
 def _to_stderr(text: str) -> None:

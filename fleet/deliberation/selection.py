@@ -6,9 +6,21 @@ from typing import Literal
 from fleet.deliberation import ranking, reasons
 from fleet.deliberation.answers import read_ranking
 from fleet.deliberation.scoring import check_score
-from fleet.deliberation.steps import PROPOSE, Answers, authors, failures, quorum, valid
+from fleet.deliberation.steps import PROPOSE, Answers, authors, failures, quorum
 from fleet.errors import Unreadable
-from fleet.models import Answer, Ballot, Checks, Decision, Phase, Proposal, RankedProposal, Status, Task, digest
+from fleet.models import (
+    Answer,
+    Ballot,
+    Checks,
+    Decision,
+    Generated,
+    Phase,
+    Proposal,
+    RankedProposal,
+    Status,
+    Task,
+    digest,
+)
 
 _WEIGHTS = {"checks": 0.5, "peers": 0.5}
 _CHECKS_ALONE = {"checks": 1.0, "peers": 0.0}
@@ -105,18 +117,20 @@ def _status(task: Task, made: Sequence[Proposal]) -> Literal[Status.COMPLETED, S
 def _proposal(task: Task, author: str, answers: Answers) -> Proposal:
     steps = [PROPOSE, *(f"{Phase.REVISE}:{round}" for round in range(1, task.rounds + 1))]
     given = [answers[step][author] for step in steps if author in answers.get(step, {})]
-    versions = [content for step in steps if (content := valid(answers, step, author)) is not None]
-    first = given[0]
+    versions = [one for one in given if one.ok and one.content is not None]
+    first, last = given[0], versions[-1]
     return Proposal(
         proposal_id=f"proposal:{task.deliberation_id}:{author}",
         author_id=author,
         author_role=task.role,
-        content=versions[-1],
+        content=last.content or {},
         created_at_ms=first.created_at_ms,
-        revisions=tuple(versions[:-1]),
+        revisions=tuple(one.content or {} for one in versions[:-1]),
         model=first.model,
         temperature=first.temperature,
         tokens=sum(map(_tokens, given)),
+        reasoning=last.reasoning,
+        metadata=Generated(**last.model_dump(include=set(Generated.model_fields))),
     )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from fleet.cluster import EngineState
 from fleet.engines.cancellation import Cancellation
 from fleet.models import Message
 
-__all__ = ["Cancellation", "Completion", "Engine", "Generation", "Message", "OnText"]
+__all__ = ["Cancellation", "Completion", "Engine", "Generation", "HostedEngine", "Message", "OnText"]
 
 # Called with each piece of text as it is written and the tokens it was made of; must not block and must not raise.
 OnText = Callable[[str, int], None]
@@ -70,3 +71,11 @@ class Engine(Protocol):
     def generate(self, request: Generation) -> Completion: ...
 
     def close(self) -> None: ...
+
+
+class HostedEngine(Engine, Protocol):
+    """An engine that is part of its worker: it was loaded before the worker consumed, and the worker ends with it."""
+
+    model: str
+
+    def state(self) -> EngineState: ...

@@ -13,7 +13,7 @@ from typing import Any
 from fleet.engines import models
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
-from fleet.engines.reasoning import split_reasoning
+from fleet.engines.reasoning import AnswerText, split_reasoning
 from fleet.errors import EngineCancelled, EngineError, EngineTimeout, ModelUnavailable
 
 # A prompt is read this many tokens at a time, and only in between can it be given up: some seconds on a slow machine.
@@ -64,6 +64,8 @@ class LocalEngine:
         Raises:
             ModelUnavailable: as `load`.
         """
+        if request.adapter:
+            raise EngineError(self.name, f"it has no adapters: {request.adapter!r} was asked for")
         self.load()
         call = _Call(request, self._sampling, self._closed)
         try:
@@ -71,8 +73,11 @@ class LocalEngine:
         except RuntimeError as error:
             raise EngineError(self.name, "the engine is closed", True) from error
         request.cancellation.when_set(lambda: _give_up(call, future))
-        _await(future, call)
-        return call.completion(self._model)
+        try:
+            _await(future, call)
+            return call.completion(self._model)
+        finally:
+            call.answer.close()
 
     def metrics(self) -> dict[str, float]:
         """llama.cpp's own figures, such as requests_processing and n_busy_slots_per_decode; empty while not loaded."""
@@ -114,6 +119,8 @@ class _Call:
         self.given_up = threading.Event()
         self.started = time.monotonic()
         self.deadline = self.started + request.timeout_s
+        self.answer = AnswerText(request.on_text)
+        self.first_token_ms: int | None = None
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.finish_reason: str | None = None
@@ -141,11 +148,22 @@ class _Call:
         for choice in event.get("choices") or []:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             delta = choice.get("delta") or {}
-            self.text.append(delta.get("content") or "")
-            self.reasoning.append(delta.get("reasoning_content") or "")
+            self._hear(delta.get("content") or "", delta.get("reasoning_content") or "")
+
+    def _hear(self, text: str, thought: str) -> None:
+        if self.first_token_ms is None and (text or thought):
+            self.first_token_ms = self._ms()
+        self.text.append(text)
+        self.reasoning.append(thought)
+        if text:
+            self.answer.write(text)
+
+    def _ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
 
     def completion(self, model: str) -> Completion:
         self._raise_failure()
+        self.answer.end()
         thought, text = split_reasoning("".join(self.text))
         if not text.strip():
             raise EngineError("local", "the model answered nothing", True)
@@ -155,8 +173,9 @@ class _Call:
             model=model,
             prompt_tokens=int(self.usage.get("prompt_tokens", 0)),
             completion_tokens=int(self.usage.get("completion_tokens", 0)),
-            latency_ms=round((time.monotonic() - self.started) * 1000),
+            latency_ms=self._ms(),
             reasoning="".join(self.reasoning) or thought,
+            first_token_ms=self.first_token_ms,
         )
 
     def timeout(self) -> EngineTimeout:

@@ -1,23 +1,24 @@
-"""The engine for any server with OpenAI's chat API: vLLM, llama.cpp, a hosted one. One request per call, no retries."""
+"""The engine for any server with OpenAI's chat API: vLLM, llama.cpp, a hosted one. One request per call, no retries.
+
+The answer is streamed, whether anybody listens or not: one way to read it.
+"""
 
 import asyncio
+import json
 import threading
-import time
+from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
 
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
-from fleet.engines.reasoning import split_reasoning
+from fleet.engines.openai_answer import REASON_CHARS, Answer
 from fleet.errors import EngineCancelled, EngineError, EngineTimeout
 
-_REASON_CHARS = 300
-# Servers say "abort" for a request that they gave up while they were shutting down; it is worth another try.
-_WORTH_ANOTHER_TRY = ("abort", "error")
+_STREAM = "text/event-stream"
 
 
 class OpenAIEngine:
@@ -41,11 +42,12 @@ class OpenAIEngine:
         self._only_model: str | None = None
 
     def generate(self, request: Generation) -> Completion:
-        running = self._submit(request)
+        answer = Answer(request)
+        running = self._submit(request, answer)
         request.cancellation.when_set(running.cancel)
         try:
             return running.result()
-        except (TimeoutError, openai.APITimeoutError):
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
             raise EngineTimeout(self.name, f"no whole answer within {request.timeout_s:g} s", True) from None
         except CancelledError:
             if request.cancellation.is_set():
@@ -53,8 +55,10 @@ class OpenAIEngine:
             raise EngineError(self.name, "the engine was closed", True) from None
         except UnicodeEncodeError as error:
             raise EngineError(self.name, f"the request cannot be encoded: {error.reason}") from error
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError) as error:
             raise _engine_error(error) from error
+        finally:
+            answer.text.close()
 
     def close(self) -> None:
         """Gives up what runs, with an EngineError for its callers, and closes the connections. May be called twice."""
@@ -65,14 +69,14 @@ class OpenAIEngine:
             asyncio.run_coroutine_threadsafe(self._end(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
 
-    def _submit(self, request: Generation) -> Future[Completion]:
+    def _submit(self, request: Generation, answer: Answer) -> Future[Completion]:
         with self._lock:  # held until the loop has the call, so that none is left behind by close()
             if self._closed:
                 raise EngineError(self.name, "the engine is closed", True)
             if self._loop is None:
                 self._connect()
             assert self._loop is not None
-            return asyncio.run_coroutine_threadsafe(self._answer(request, time.monotonic()), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._ask(request, answer), self._loop)
 
     def _connect(self) -> None:
         self._client = openai.AsyncOpenAI(
@@ -92,12 +96,18 @@ class OpenAIEngine:
         if self._client is not None:
             await self._client.close()
 
-    async def _answer(self, request: Generation, started: float) -> Completion:
+    async def _ask(self, request: Generation, answer: Answer) -> Completion:
         assert self._client is not None, "made together with the loop"
         async with asyncio.timeout(request.timeout_s):
-            model = request.model or self._config.model or await self._model_of_server()
-            response = await self._client.chat.completions.create(model=model, **_body(request))
-        return _completion(response, model, started)
+            # A server has each LoRA adapter under a name of its own.
+            name = request.adapter or request.model or self._config.model or await self._model_of_server()
+            ask = self._client.chat.completions.with_streaming_response.create
+            async with ask(model=name, **_body(request)) as response:
+                if not response.headers.get("content-type", "").startswith(_STREAM):
+                    raise EngineError(self.name, "the server answered without streaming, or is none", True)
+                async for event in _events(response.iter_bytes()):
+                    answer.take(event)
+        return answer.completion(name)
 
     async def _model_of_server(self) -> str:
         """The one model that the server has; asked once."""
@@ -106,7 +116,7 @@ class OpenAIEngine:
             names = [model.id async for model in self._client.models.list()]
             if len(names) != 1:
                 raise EngineError(
-                    self.name, f"name a model: the server has {', '.join(names) or 'none'}"[:_REASON_CHARS]
+                    self.name, f"name a model: the server has {', '.join(names) or 'none'}"[:REASON_CHARS]
                 )
             self._only_model = names[0]
         return self._only_model
@@ -126,54 +136,31 @@ def _body(request: Generation) -> dict[str, Any]:
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": request.schema},
         },
+        "stream": True,
+        "stream_options": {"include_usage": True},
         "timeout": request.timeout_s,
     }
 
 
-def _completion(response: Any, model: str, started: float) -> Completion:
-    if not isinstance(response, ChatCompletion) or not isinstance(response.choices, list):
-        raise EngineError("openai", "the server's answer is not a chat completion", True)
-    choice = _sole_choice(response)
-    message = choice.message
-    given = (message.model_extra or {}).get("reasoning_content") or (message.model_extra or {}).get("reasoning")
-    thought, text = split_reasoning(message.content or "")
-    if not text.strip():
-        cut = " before its reasoning ended" if choice.finish_reason == "length" else ""
-        raise EngineError("openai", f"the model answered nothing{cut}", True)
-    usage = response.usage
-    return Completion(
-        text=text,
-        finish_reason="length" if choice.finish_reason == "length" else "stop",
-        model=response.model or model,
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
-        latency_ms=round((time.monotonic() - started) * 1000),
-        reasoning=str(given or thought),
-    )
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    """What the Server-Sent Events say. Raises: ValueError for what is no JSON."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            name, _, data = line.partition(b":")
+            if name == b"data" and (data := data.strip()) and data != b"[DONE]":
+                yield json.loads(data)
 
 
-def _sole_choice(response: ChatCompletion) -> Choice:
-    if not response.choices:
-        raise EngineError("openai", "the server's answer has no choice", True)
-    choice = response.choices[0]
-    if getattr(choice, "message", None) is None:
-        raise EngineError("openai", "the server's answer has no message", True)
-    if choice.message.refusal:
-        raise EngineError("openai", f"the model refused: {choice.message.refusal}"[:_REASON_CHARS])
-    reason: str = choice.finish_reason
-    if reason == "content_filter":
-        raise EngineError("openai", "the answer was withheld by a content filter (content_filter)")
-    if reason not in ("stop", "length"):
-        raise EngineError("openai", f"the answer ended with {reason!r}", reason in _WORTH_ANOTHER_TRY)
-    return choice
-
-
-def _engine_error(error: openai.OpenAIError | ValueError) -> EngineError:
+def _engine_error(error: openai.OpenAIError | httpx2.HTTPError | ValueError) -> EngineError:
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
-        return EngineError("openai", f"HTTP {status}: {error.message}"[:_REASON_CHARS], status == 429 or status >= 500)
+        return EngineError("openai", f"HTTP {status}: {error.message}"[:REASON_CHARS], status == 429 or status >= 500)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
-        return EngineError("openai", f"cannot reach the server: {cause}"[:_REASON_CHARS], True)
-    # The library lets through what it could not decode.
-    return EngineError("openai", f"the server's answer cannot be read: {error}"[:_REASON_CHARS], True)
+        return EngineError("openai", f"cannot reach the server: {cause}"[:REASON_CHARS], True)
+    if isinstance(error, httpx2.HTTPError):
+        broken = error or type(error).__name__
+        return EngineError("openai", f"the connection broke in the answer: {broken}"[:REASON_CHARS], True)
+    return EngineError("openai", f"the server's answer cannot be read: {error}"[:REASON_CHARS], True)

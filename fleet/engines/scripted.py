@@ -35,6 +35,7 @@ from fleet.settings import Behaviour
 
 BEHAVIOURS = get_args(Behaviour)
 _CHARS_PER_TOKEN = 4
+_PIECES = 8
 
 
 def check_behaviours(behaviours: Mapping[str, str]) -> None:
@@ -66,21 +67,25 @@ class ScriptedEngine:
         return next(matches, "normal")
 
     def generate(self, request: Generation) -> Completion:
+        if request.adapter:
+            raise EngineError(self.name, f"it has no adapters: {request.adapter!r} was asked for")
         started = time.monotonic()
         behaviour = self.behaviour_of(str(request.tags.get("agent_id", "")))
-        self._wait(behaviour, request)
         seed = seed_of(behaviour, request)
-        if behaviour == "error-prone" and seed[0] % 2 == 0:
-            raise EngineError(self.name, "this error-prone agent fails this question")
-        text = json.dumps(self._answer(behaviour, request, seed), ensure_ascii=False)
+        fails = behaviour == "error-prone" and seed[0] % 2 == 0
+        text = "" if fails else json.dumps(self._answer(behaviour, request, seed), ensure_ascii=False)
         allowed = request.max_tokens * _CHARS_PER_TOKEN
+        first_ms = self._write(text[:allowed], request, started, self._seconds(behaviour))
+        if fails:
+            raise EngineError(self.name, "this error-prone agent fails this question")
         return Completion(
             text=text[:allowed],
             finish_reason="stop" if len(text) <= allowed else "length",
             model=self._model,
             prompt_tokens=sum(_tokens(message.content) for message in request.messages),
             completion_tokens=_tokens(text[:allowed]),
-            latency_ms=round((time.monotonic() - started) * 1000),
+            latency_ms=_ms_since(started),
+            first_token_ms=first_ms,
         )
 
     def close(self) -> None:
@@ -88,13 +93,29 @@ class ScriptedEngine:
         self._closed = True
         self._wake()
 
-    def _wait(self, behaviour: str, request: Generation) -> None:
+    def _seconds(self, behaviour: str) -> float:
+        """What an answer takes."""
         seconds = math.inf if behaviour == "silent" else self._latency_s
-        seconds += self._slow_s if behaviour == "slow" else 0
+        return seconds + (self._slow_s if behaviour == "slow" else 0)
+
+    def _write(self, text: str, request: Generation, started: float, seconds: float) -> int:
+        """Says the text in pieces of whole tokens over these seconds; returns when the first one came, in ms."""
         if seconds:
             request.cancellation.when_set(self._wake)
+        pieces = _pieces(text)
+        first_ms = 0
+        for number, piece in enumerate(pieces, 1):
+            self._wait(request, started, seconds * number / len(pieces))
+            first_ms = first_ms or _ms_since(started)
+            if request.on_text and piece:
+                request.on_text(piece, _tokens(piece))
+        return first_ms
+
+    def _wait(self, request: Generation, started: float, seconds: float) -> None:
+        """Waits until so many seconds after the start."""
+        left = started + min(seconds, request.timeout_s) - time.monotonic()
         with self._ended:
-            self._ended.wait_for(lambda: self._closed or request.cancellation.is_set(), min(seconds, request.timeout_s))
+            self._ended.wait_for(lambda: self._closed or request.cancellation.is_set(), max(0.0, left))
         if request.cancellation.is_set():
             raise EngineCancelled(self.name, "the request was cancelled")
         if self._closed:
@@ -132,6 +153,16 @@ def task_of(request: Generation) -> str:
 
 def _prompt(request: Generation) -> str:
     return next((message.content for message in reversed(request.messages) if message.role == "user"), "")
+
+
+def _ms_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text in at most `_PIECES` parts of whole tokens; one that is empty if it is."""
+    size = max(1, math.ceil(_tokens(text) / _PIECES)) * _CHARS_PER_TOKEN
+    return [text[at : at + size] for at in range(0, max(1, len(text)), size)]
 
 
 def _tokens(text: str) -> int:

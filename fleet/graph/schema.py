@@ -122,7 +122,7 @@ class Codec:
 PLAN = Codec(StoredPlan, nested=frozenset({"plan", "receipt"}))
 TRANSITION = Codec(StoryTransition, elsewhere=frozenset({"story_id"}))
 DELIBERATION = Codec(Task, nested=frozenset({"constraints"}), elsewhere=frozenset({"deliberation_id"}))
-PROPOSAL = Codec(Proposal, nested=frozenset({"content", "revisions"}), elsewhere=frozenset({"author_id"}))
+PROPOSAL = Codec(Proposal, nested=frozenset({"content", "revisions", "metadata"}), elsewhere=frozenset({"author_id"}))
 RESULT = Codec(RankedProposal, nested=frozenset({"checks"}), elsewhere=frozenset({"proposal"}))
 DECISION = Codec(
     Decision,

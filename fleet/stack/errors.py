@@ -2,7 +2,7 @@
 
 FleetError
 └── StackError
-    ├── AlreadyRunning     another `fleet up` holds the folder
+    ├── AlreadyRunning     another `fleet up`, or GPU launcher, holds the folder
     ├── PortTaken          somebody else listens there
     ├── StartFailed        a process ended, or was not ready in time
     ├── EngineRefused      the engine that was asked for cannot run here
@@ -19,14 +19,14 @@ class StackError(FleetError):
 
 
 class AlreadyRunning(StackError):
-    """The fleet with the process id `pid` (0: not known) runs in `folder`."""
+    """A `kind` of process with the id `pid` (0: not known) runs in `folder`."""
 
-    def __init__(self, folder: Path, pid: int):
-        super().__init__(folder, pid)
-        self.folder, self.pid = folder, pid
+    def __init__(self, folder: Path, pid: int, kind: str = "a fleet"):
+        super().__init__(folder, pid, kind)
+        self.folder, self.pid, self.kind = folder, pid, kind
 
     def __str__(self) -> str:
-        return f"a fleet is running in {self.folder} already (pid {self.pid or 'unknown'})"
+        return f"{self.kind} is running in {self.folder} already (pid {self.pid or 'unknown'})"
 
 
 class PortTaken(StackError):

@@ -1,29 +1,25 @@
 """`fleet up`: a whole fleet in the foreground."""
 
 import contextlib
-import fcntl
 import json
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
+from typing import Any
 
 from fleet.engines import models
-from fleet.stack import neo4j_jars, reaper
-from fleet.stack.errors import AlreadyRunning, StackError
+from fleet.stack import neo4j_jars, vllm
+from fleet.stack.errors import StackError
+from fleet.stack.folder_lock import only_one
 from fleet.stack.process import Process
 from fleet.stack.processes import Fleet
 from fleet.stack.scripts import script
 from fleet.stack.secret_file import write_private
+from fleet.stack.signals import stopped_by_signals
 from fleet.stack.supervisor import Stop, Supervisor
 
-# Longer than the reaper gives the processes of a fleet that was killed.
-PREDECESSOR_S = 10.0
 # More than its processes and then its servers are given.
 STOP_S = 30.0
 
@@ -53,6 +49,8 @@ def serve(fleet: Fleet, on_progress: Callable[[str], None]) -> None:
     if fleet.engine == "local" and not models.fetched(models.DEFAULT_MODEL):
         on_progress("model: fetching SmolLM2-135M, 93 MB, once on this machine")
         models.fetch(models.DEFAULT_MODEL)
+    if fleet.engine == "vllm" and vllm.small_model():
+        fleet.model = vllm.make_model(on_progress)
     supervisor = FleetSupervisor(fleet, on_progress)
     with stopped_by_signals(supervisor):
         supervisor.run()
@@ -81,60 +79,6 @@ class FleetSupervisor(Supervisor):
     def stopping(self) -> None:
         self._fleet.announced.unlink(missing_ok=True)
         self._on_progress("stopping")
-
-
-@contextlib.contextmanager
-def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
-    meaning = {signal.SIGINT: Stop.NOW, signal.SIGHUP: Stop.NOW, signal.SIGTERM: Stop.DRAIN}
-    seen: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        supervisor.request_stop(Stop.NOW if number in seen else meaning[signal.Signals(number)])
-        seen.append(number)
-
-    # nohup ignores SIGHUP, and that is to stay so.
-    before = {number: signal.getsignal(number) for number in meaning}
-    for number in (number for number in meaning if before[number] is not signal.SIG_IGN):
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, until the last process started meanwhile has ended even should this one be killed.
-
-    Raises: AlreadyRunning.
-    """
-    with (folder / "lock").open("a+") as lock:
-        _lock(lock, folder)
-        reaper.hold(lock.fileno())
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def _lock(lock: IO[str], folder: Path) -> None:
-    deadline = time.monotonic() + PREDECESSOR_S
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            pid = int(lock.read() or 0)
-            if _runs(pid) or time.monotonic() > deadline:
-                raise AlreadyRunning(folder, pid) from None
-            time.sleep(0.1)
-
-
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @contextlib.contextmanager

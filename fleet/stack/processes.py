@@ -1,14 +1,15 @@
 """The processes of a one-machine fleet: what runs, with which command line and environment."""
 
 import http.client
-import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fleet
-from fleet.settings import ORIGINALS, variables
+from fleet.settings import ORIGINALS, Settings, variables
+from fleet.stack import vllm
+from fleet.stack.celery_worker import CeleryWorker
 from fleet.stack.errors import EngineRefused
 from fleet.stack.process import Process, Server
 from fleet.stack.scripts import script
@@ -19,23 +20,20 @@ from fleet.stack.supervisor import Stage
 ENGINES = ("local", "scripted", "openai", "vllm")
 # name, queue and how many tasks at once. Two councils, because each runs a sweeper and one must survive the other.
 WORKERS = (("agents", "agents", 8), ("council-1", "council", 4), ("council-2", "council", 4))
+# A GPU worker needs ValKey and the model; what it does not know, it cannot give away.
+NOT_FOR_GPU = [
+    name for field in Settings.model_fields if re.match("nats|neo4j|api", field) for name in variables(field)
+]
 ROOT = Path(fleet.__file__).parents[1]
 
 
-class CeleryWorker(Process):
-    """A Celery worker; ready when it says so, for `inspect ping` takes seconds and a connection."""
+class GpuWorker(CeleryWorker):
+    """A Celery worker with vLLM in it; its pool and width are its own configuration's."""
 
-    ready_timeout_s = 180.0
+    ready_timeout_s = 600.0  # a large model's weights are read
 
-    def __init__(self, name: str, app: str, options: Sequence[str], log: Path, env: Mapping[str, str | None]):
-        node = name.replace("-", "")
-        common = ["-n", f"{node}@%h", "-E", "-l", "INFO"]
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", *common, *options]
-        super().__init__(command, log, env, name=f"worker-{name}")
-        self._ready_line = re.compile(rf"\b{node}@\S+ ready\.")
-
-    def ready(self) -> bool:
-        return self.alive and bool(self._ready_line.search(self.output()))
+    def __init__(self, log: Path):
+        super().__init__("gpu", "workers.gpu", ["-Q", "gpu"], log, vllm.worker_environment())
 
 
 class HttpServer(Server):
@@ -103,6 +101,7 @@ class Fleet:
         self.flower = Flower(secret(folder / "flower_password"), self._log("flower"), {})
         self.listener = Process([str(script("fleet")), "listener"], self._log("listener"))
         self.workers = self._make_workers()
+        self.model: Path | None = None  # for vLLM, when the user named none
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -113,7 +112,7 @@ class Fleet:
             options = ["-Q", queue, "-P", "threads", "-c", str(width)]
             workers.append(CeleryWorker(name, "fleet", options, self._log(f"worker-{name}"), {}))
         if self.engine == "vllm":
-            workers.append(CeleryWorker("gpu", "workers.gpu", ["-Q", "gpu"], self._log("worker-gpu"), {}))
+            workers.append(GpuWorker(self._log("worker-gpu")))
         return workers
 
     def staged(self) -> Iterator[tuple[Process, Stage]]:
@@ -129,11 +128,12 @@ class Fleet:
         aliases = {original: None for name, original in ORIGINALS.items() if variables(name)[0] in settings}
         for process in (self.listener, *self.workers, self.api, self.flower):
             process.env.update({**settings, **aliases})
+            if isinstance(process, GpuWorker):
+                process.env.update(dict.fromkeys(NOT_FOR_GPU))
 
     def settings(self) -> dict[str, str]:
         """The environment of every process; the API key is for the API alone."""
-        engine = {"FLEET_AGENT_QUEUE": "gpu"} if self.engine == "vllm" else {"FLEET_ENGINE": self.engine}
-        return engine | {
+        return self._engine_settings() | {
             "FLEET_DIR": str(self.folder),
             "FLEET_VALKEY_URL": self.valkey.url,
             "FLEET_NATS_URL": self.nats.url,
@@ -141,6 +141,12 @@ class Fleet:
             "FLEET_NEO4J_USER": self.neo4j.user,
             "FLEET_NEO4J_PASSWORD": self.neo4j.password,
         }
+
+    def _engine_settings(self) -> dict[str, str]:
+        if self.engine != "vllm":
+            return {"FLEET_ENGINE": self.engine}
+        model = {"gpu_model": str(self.model)} if self.model else {}
+        return vllm.variables_of(vllm.settings() | model)
 
     def addresses(self) -> dict[str, str]:
         """What a client needs to know."""
@@ -160,5 +166,5 @@ def check_engine(engine: str) -> None:
     """Raises: EngineRefused when there is no such engine, or it cannot run here."""
     if engine not in ENGINES:
         raise EngineRefused(f"there is no engine {engine!r}: use one of {', '.join(ENGINES)}")
-    if engine == "vllm" and not (importlib.util.find_spec("vllm") and importlib.util.find_spec("workers.gpu")):
-        raise EngineRefused("engine vllm needs vLLM in this Python, and a GPU: use local, scripted or openai")
+    if engine == "vllm":
+        vllm.check()

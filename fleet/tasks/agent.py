@@ -16,7 +16,7 @@ from fleet.dispatch import ANSWER, lane
 from fleet.engines.base import Completion, Generation
 from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout, FleetError, Unreadable
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
-from fleet.models import Answer, Failure, Message, Phase, Task
+from fleet.models import Answer, Failure, Generated, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.cancellations import cancellations
@@ -29,7 +29,6 @@ TEMPERATURE = 0.7
 SPREAD = 1.3  # temperature of every agent but the first, for diversity
 
 
-_MEASURED = {"latency_ms", "queue_ms", "first_token_ms", "cached_tokens"}
 _suspects = threading.Lock()
 
 
@@ -223,10 +222,9 @@ def _events(task: Task, given: Answer) -> list[Event]:
     else:
         events.append(TaskCompleted(step=given.step, duration_ms=given.latency_ms, **about))
     if given.step.startswith((Phase.PROPOSE, Phase.REVISE)):
+        measured = given.model_dump(include=set(Generated.model_fields), exclude_none=True)
         tokens = given.prompt_tokens + given.completion_tokens
-        metadata = {"model": given.model, "tokens_used": tokens} | given.model_dump(
-            include=_MEASURED, exclude_none=True
-        )
+        metadata = {"model": given.model, "tokens_used": tokens} | measured
         status = "completed" if given.ok else "failed"
         events.append(AgentResult(status=status, proposal=given.content, metadata=metadata, **about))
     return events

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError, TimeoutError
 
 from fleet import telemetry
-from fleet.engines import Engine
+from fleet.engines.base import HostedEngine
 from fleet.settings import get_settings
 from fleet.tasks.runtime import Runtime
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _runtime: Runtime | None = None
+_hosted: HostedEngine | None = None
 
 
 def runtime() -> Runtime:
@@ -33,12 +34,17 @@ def runtime() -> Runtime:
         return _runtime
 
 
-def use_engine(engine: Engine) -> None:
-    """The runtime will have this engine; to be called before anything asks for it."""
-    global _runtime
+def host(engine: HostedEngine) -> None:
+    """This process's runtime has this engine; to be called before anything asks for it."""
+    global _runtime, _hosted
     with _lock:
         assert _runtime is None, "the runtime has an engine already"
-        _runtime = Runtime(get_settings(), engine)
+        _runtime, _hosted = Runtime(get_settings(), engine), engine
+
+
+def hosted() -> HostedEngine | None:
+    """The engine that is part of this process, if there is one."""
+    return _hosted
 
 
 def patient(call: Callable[P, T]) -> Callable[P, T]:

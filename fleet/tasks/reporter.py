@@ -4,20 +4,22 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import bootsteps
 from celery.concurrency import ALIASES
-from celery.signals import worker_shutdown
+from celery.signals import worker_ready, worker_shutdown
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from fleet.cluster import Job, WorkerState
+from fleet.cluster import EngineState, Job, WorkerState
 from fleet.dispatch import ANSWER
 from fleet.models import Role
 from fleet.settings import Settings, get_settings
 from fleet.store import Store
+from fleet.tasks.process import hosted
 from fleet.tasks.usage import Usage, host_memory_mb
 from fleet.valkey.transport import active_requests
 
@@ -34,10 +36,11 @@ class Reporter(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **kwargs: Any):
         super().__init__(worker, **kwargs)
-        self._over = threading.Event()
+        self._over, self._consumes = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, args=(worker,), name="reporter", daemon=True)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002
+        worker_ready.connect(self._begin)
         worker_shutdown.connect(self._end)
         self._thread.start()
 
@@ -47,6 +50,9 @@ class Reporter(bootsteps.StartStopStep):  # type: ignore[misc]
     def terminate(self, parent: Any) -> None:  # noqa: ARG002
         self._end()
 
+    def _begin(self, **_: Any) -> None:
+        self._consumes.set()
+
     def _end(self, **_: Any) -> None:
         self._over.set()
         if self._thread.is_alive():
@@ -54,7 +60,7 @@ class Reporter(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _run(self, worker: Any) -> None:
         store = Store.from_settings(get_settings())
-        report = Report(worker, store, get_settings())
+        report = Report(worker, store, get_settings(), self._consumes.is_set)
         away = False
         while True:
             try:
@@ -75,8 +81,8 @@ class Reporter(bootsteps.StartStopStep):  # type: ignore[misc]
 class Report:
     """What one worker says about itself."""
 
-    def __init__(self, worker: Any, store: Store, settings: Settings):
-        self._worker, self._store, self._settings = worker, store, settings
+    def __init__(self, worker: Any, store: Store, settings: Settings, consumes: Callable[[], bool]):
+        self._worker, self._store, self._settings, self._consumes = worker, store, settings, consumes
         self._slots = worker.pool.num_processes  # what a pool of one makes of the concurrency asked for
         self._usage = Usage(os.getpid())
 
@@ -92,7 +98,7 @@ class Report:
             log.warning("reporter.valkey_away", reason=str(error))
 
     def _state(self, now_ms: int) -> WorkerState:
-        queues = () if state.should_stop is not None else tuple(self._worker.app.amqp.queues.consume_from)
+        engine = self._engine()
         jobs = sorted((_job(request, now_ms) for request in active_requests()), key=lambda job: job.started_at_ms)
         return WorkerState(
             worker=self._worker.hostname,
@@ -100,7 +106,7 @@ class Report:
             pid=os.getpid(),
             pool=_pool_name(self._worker.pool_cls),
             slots=self._slots,
-            queues=queues,
+            queues=self._queues(engine.get("engine_state")),
             jobs=tuple(jobs),
             completed=max(0, state.total_count.total() - len(jobs)),
             memory_mb=self._usage.memory_mb(),
@@ -108,13 +114,21 @@ class Report:
             host_memory_mb=host_memory_mb(),
             host_cpus=os.cpu_count(),
             at_ms=now_ms,
-            **self._engine(queues),
+            **engine,
         )
 
-    def _engine(self, queues: tuple[str, ...]) -> dict[str, str | None]:
+    def _queues(self, engine: EngineState | None) -> tuple[str, ...]:
+        """What it takes jobs from and gets done."""
+        able = self._consumes() and state.should_stop is None and (engine is None or engine.live)
+        return tuple(self._worker.app.amqp.queues.consume_from) if able else ()
+
+    def _engine(self) -> dict[str, Any]:
         """What the agents think with, in a worker that serves them."""
-        settings = self._settings
-        return {"engine": settings.engine, "model": settings.model} if settings.agent_queue in queues else {}
+        settings, engine = self._settings, hosted()
+        if engine is not None:
+            return {"engine": engine.name, "model": engine.model, "engine_state": engine.state()}
+        serves = settings.agent_queue in self._worker.app.amqp.queues.consume_from
+        return {"engine": settings.engine, "model": settings.model} if serves else {}
 
 
 def _job(request: Any, now_ms: int) -> Job:

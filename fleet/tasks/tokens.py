@@ -1,18 +1,20 @@
 """Publishes what the parts of this process write, while they write it, for whoever listens at that moment."""
 
 import contextlib
+import json
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from json.encoder import encode_basestring
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
 
 from fleet.engines.base import OnText
-from fleet.events import TokensWritten
+from fleet.events import TokensWritten, now
 from fleet.models import Task
 from fleet.store import Part, Store
 
@@ -22,6 +24,7 @@ INTERVAL_S = 0.05  # the longest that text waits here while somebody listens
 UNHEARD_S = 0.25  # and while nobody does
 MOST_TOKENS = 32  # of one message, but for what an engine gives at once
 MOST_CHARS = 65_536  # that wait in one stream when ValKey does not take them; then they are dropped
+_VARYING = {"timestamp", "type", "number", "text", "tokens", "position", "failed"}
 
 
 class TokenStreams:
@@ -45,8 +48,9 @@ class TokenStreams:
         The block is one run of the part: its beginning and its end are told as well, and an exception from it as a
         failure. `model` is the one that is asked, if it is not the task's own.
         """
-        about = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "step": part.step}
-        stream = _Stream({**about, "role": task.role, "model": model or task.adapter or task.model}, self._hurry)
+        about: dict[str, Any] = {"deliberation_id": part.deliberation_id, "agent_id": part.agent_id, "step": part.step}
+        about |= {"story_id": task.story_id, "role": task.role, "model": model or task.adapter or task.model}
+        stream = _Stream(about, self._hurry)
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._publish, args=(store,), name="tokens", daemon=True)
@@ -73,19 +77,19 @@ class TokenStreams:
                 tick = time.monotonic() + (INTERVAL_S if self._heard else UNHEARD_S)
             with self._lock:
                 running = list(self._running)
-                if not running:
-                    self._thread = None
-                    return
             self._tell(running, store, everything=everything)
             with self._lock:
                 self._running = [stream for stream in self._running if not stream.told]
+                if not self._running:
+                    self._thread = None
+                    return
 
     def _tell(self, running: "list[_Stream]", store: Store, *, everything: bool) -> None:
         """Messages that ValKey does not take are gone: they are worth nothing later."""
-        messages = [message for stream in running for message in stream.take(everything=everything)]
         try:
-            if messages:
-                self._heard = store.tokens.publish([(one.deliberation_id, one.payload()) for one in messages]) > 0
+            at = now().isoformat().replace("+00:00", "Z")
+            if messages := [message for stream in running for message in stream.take(at, everything=everything)]:
+                self._heard = store.tokens.publish(messages) > 0
                 self._away = False
         except RedisError as error:
             if not self._away:
@@ -99,7 +103,10 @@ class _Stream:
     """What one run of a part has written and nobody was told yet. `told` once its end was on its way."""
 
     def __init__(self, about: dict[str, Any], hurry: Callable[[], None]):
-        self._about, self._hurry = {**about, "stream": secrets.token_hex(8)}, hurry
+        event = TokensWritten(type="start", stream=secrets.token_hex(8), number=0, position=0, **about)
+        # Written by hand from here on: as models, the messages cost as much as all the rest together.
+        self._head = event.model_dump_json(exclude=_VARYING, exclude_none=True)[:-1]
+        self._deliberation_id, self._hurry = event.deliberation_id, hurry
         self._lock = threading.Lock()
         self._texts: list[str] = []
         self._chars = self._tokens = 0  # that wait
@@ -122,32 +129,35 @@ class _Stream:
         with self._lock:
             self._failed = failed
 
-    def take(self, *, everything: bool) -> list[TokensWritten]:
-        """What is to be told now: all that waits, or nothing before there is much of it."""
+    def take(self, at: str, *, everything: bool) -> list[tuple[str, str]]:
+        """What is to be told at the time `at`: all that waits, or nothing before there is much of it."""
         with self._lock:
             if not (everything or self._tokens >= MOST_TOKENS or self._failed is not None):
                 return []
-            messages = [] if self._begun else [self._message("start")]
+            payloads = [] if self._begun else [self._payload(at, "start")]
             self._begun = True
             if text := "".join(self._texts):
-                text = text.encode(errors="replace").decode()
-                messages.append(self._message("token", text=text, tokens=self._tokens))
+                payloads.append(self._payload(at, "token", text, self._tokens))
                 self._pass_over()
             if self._failed is not None:
                 self._pass_over()
-                messages.append(self._message("complete", failed=self._failed))
+                payloads.append(self._payload(at, "complete", more=f',"failed":{json.dumps(self._failed)}'))
                 self.told = True
-            return messages
+            return [(self._deliberation_id, payload) for payload in payloads]
 
     def _pass_over(self) -> None:
         """What waits does so no more."""
         self._position += self._tokens
         self._texts, self._chars, self._tokens = [], 0, 0
 
-    def _message(self, type: Literal["start", "token", "complete"], **fields: Any) -> TokensWritten:
-        fields |= self._about | {"number": self._number, "position": self._position}
-        self._number += 1
-        return TokensWritten(type=type, **fields)
+    def _payload(self, at: str, type: str, text: str = "", tokens: int = 0, more: str = "") -> str:
+        """The JSON of a `TokensWritten`."""
+        number, self._number = self._number, self._number + 1
+        whole = encode_basestring(text.encode(errors="replace").decode())  # no half of a surrogate pair
+        return (
+            f'{self._head},"timestamp":"{at}","type":"{type}","number":{number},'
+            f'"text":{whole},"tokens":{tokens},"position":{self._position}{more}}}'
+        )
 
 
 tokens = TokenStreams()

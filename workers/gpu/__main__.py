@@ -55,7 +55,7 @@ def main(named: str | None, cpu: bool, queues: list[str], ask: bool) -> None:
 
     \b
     Exit codes: 0 stopped as asked
-                1 there is no device, or not one worker could be started
+                1 there is no device, another launcher runs, or no worker starts
                 2 wrong options or settings
                 3 --status: none runs
     """

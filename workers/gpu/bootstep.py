@@ -12,7 +12,7 @@ from celery.worker import state
 from fleet.cluster import on_gpu
 from fleet.dispatch import GPU_QUEUE, slug
 from fleet.settings import get_settings, refuse
-from fleet.tasks.process import use_engine
+from fleet.tasks.process import host
 from workers.gpu.engine import VllmEngine, kill_processes
 from workers.gpu.loading import LoadFailed, Recipe, device
 
@@ -28,7 +28,7 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
     It is closed by the runtime when the worker is down, not by `stop`, which comes while tasks still drain.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    requires = ("celery.worker.components:Pool", "fleet.tasks.reporter:Reporter")
 
     def __init__(self, worker: Any, **kwargs: Any):
         super().__init__(worker, **kwargs)
@@ -49,7 +49,7 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
             log.critical("engine.load_failed", reason=str(error))
             kill_processes()
             refuse("worker", str(error))
-        use_engine(self._engine)
+        host(self._engine)
         log.info("engine.loaded", model=self._engine.model)
 
     def stop(self, parent: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from fleet.stack.folder_lock import only_one
 from fleet.stack.signals import stopped_by_signals
 from fleet.stack.supervisor import Member, Stage, Stop, Supervisor
 from workers.gpu.devices import Group, NodeDevice, WrongDevices, cpu_list
+from workers.gpu.last_words import last_words
 from workers.gpu.status import LOCK, StatusFile, WorkerStatus
 
 ENGINE_ARGS = variables("gpu_engine_args")[0]
 # Beyond the longest generation: its answer has to be stored, and the engine to end.
 GRACE_S = 30.0
-# Python's own words after the reason for which a worker ended.
-NOISE = ("resource_tracker", "warnings.warn(")
 TAIL_BYTES = 16 * 2**10
 
 
@@ -50,14 +50,13 @@ class GpuWorker(CeleryWorker):
         """Remembers how it ended, for the next start forgets it."""
         self.last_exit = self.popen.returncode if self.popen else None
 
-    def last_line(self) -> str:
-        """The last thing it said in its log, "" when that is nothing."""
-        if not self.log.exists():
+    def last_words(self) -> str:
+        """Why it ended, as far as its log tells; what is killed says nothing of it."""
+        if not self.log.exists() or self.last_exit == -signal.SIGKILL:
             return ""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line and not any(word in line for word in NOISE)), "")
+            return last_words(log.read().decode(errors="replace"))
 
 
 class Node(Supervisor):
@@ -102,7 +101,7 @@ class Node(Supervisor):
     def _plan_start(self, member: Member, reason: str) -> None:
         worker = self._workers[self.members.index(member)]
         worker.note_exit()
-        said = worker.last_line()
+        said = worker.last_words()
         super()._plan_start(member, f"{reason}{said and f': {said}'}")
         if not self._any_was_ready and all(member.failures for member in self.members):
             raise NothingStarted("no worker could be started")

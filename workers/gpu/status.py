@@ -1,5 +1,6 @@
 """How a node's workers do, as a file that the launcher keeps and `--status` reads."""
 
+import contextlib
 import json
 import os
 import socket
@@ -37,9 +38,11 @@ class StatusFile:
         self._since: dict[str, tuple[str, str]] = {}
 
     def update(self, workers: list[WorkerStatus]) -> None:
+        """Writes what changed; tried again by the next call where it cannot, for a full disk ends no worker."""
         if workers != self._written:
-            write_private(self._path, json.dumps(self._document(workers), indent=2) + "\n")
-            self._written = workers
+            with contextlib.suppress(OSError):
+                write_private(self._path, json.dumps(self._document(workers), indent=2) + "\n")
+                self._written = workers
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -9,10 +9,10 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from fleet.api.services import Services
+from fleet.cluster import Job, WorkerState
 from fleet.events import DeliberationStarted
 from fleet.models import Decision, Role
-from fleet.store import Part, Store
-from fleet.store.workers import Job, WorkerState
+from fleet.store import Attempt, Part, Store
 
 BODY: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 
@@ -58,7 +58,8 @@ def test_the_cluster_adds_up_machines_and_workers(client: FlaskClient, store: St
 
 
 def test_a_cluster_without_workers_measures_nothing(client: FlaskClient) -> None:
-    assert client.get("/v1/cluster").json == {"workers": [], "nodes": 0, "jobs": {"active": 0, "completed": 0}}
+    nothing = {"workers": [], "nodes": 0, "jobs": {"active": 0, "completed": 0}, "unserved": []}
+    assert client.get("/v1/cluster").json == nothing
 
 
 def test_queues_are_fleets_own_and_those_that_workers_serve(client: FlaskClient, store: Store) -> None:
@@ -66,9 +67,9 @@ def test_queues_are_fleets_own_and_those_that_workers_serve(client: FlaskClient,
     store.workers.report(state(store, "w1", queues=("council", "checks"), jobs=(job(store, 1, "council"),)))
     store.workers.report(state(store, "w2", queues=("council",), jobs=(job(store, 2, "council"),)))
     assert client.get("/v1/queues").json["items"] == [
-        {"queue": "agents", "ready": 3, "running": 0, "workers": 0},
-        {"queue": "checks", "ready": 0, "running": 0, "workers": 1},
-        {"queue": "council", "ready": 0, "running": 2, "workers": 2},
+        {"queue": "agents", "ready": 3, "running": 0, "workers": 0, "required": True},
+        {"queue": "checks", "ready": 0, "running": 0, "workers": 1, "required": False},
+        {"queue": "council", "ready": 0, "running": 2, "workers": 2, "required": True},
     ]
 
 
@@ -102,7 +103,7 @@ def test_a_deliberation_is_in_progress_from_its_first_agent_to_its_end(
     id = client.post("/v1/deliberations", json=BODY).json["deliberation_id"]
     for agent in ("agent-dev-001", "agent-dev-002"):
         started = DeliberationStarted(deliberation_id=id, task_id="t", role="DEV", status="IN_PROGRESS")
-        store.deliberations.start_part(Part(id, "propose:0", agent), "agents", 5, started)
+        store.deliberations.start_part(Attempt(Part(id, "propose:0", agent), "a1"), "agents", 3, started)
     running = client.get("/v1/stats").json
     assert (running["in_progress"], running["pending"]) == (1, 0)
     finish(id) if end == "finish" else services.dispatcher.cancel(id)

@@ -6,11 +6,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from fleet.api.services import Services
+from fleet.cluster import Job, WorkerState
 from fleet.events import DeliberationStarted, about
 from fleet.models import Answer, Council, Decision, Failure, Role, Status
 from fleet.settings import Settings
-from fleet.store import RECORD, Part, Store
-from fleet.store.workers import Job, WorkerState
+from fleet.store import RECORD, Attempt, Part, Store
 from fleet.tasks import agent as agent_task
 from fleet.tasks import council as council_tasks
 from fleet.tasks import process
@@ -269,7 +269,7 @@ def answer(store: Store, part: Part) -> None:
     """Does an agent's part as a worker would: proposes, and fails at what comes after."""
     task = store.deliberations.task(part.deliberation_id)
     started = DeliberationStarted(status=Status.IN_PROGRESS, **about(task))
-    assert store.deliberations.start_part(part, "agents", 5, started).verdict == "run"
+    assert store.deliberations.start_part(Attempt(part, "a1"), "agents", 3, started).verdict == "run"
     proposing = part.step.startswith("propose:")
     outcome: dict[str, Any] = (
         {"content": CONTENT} if proposing else {"failure": Failure(type="EngineTimeout", message="no answer")}

@@ -16,6 +16,7 @@ from fleet.tasks.watchdog import Watch
 from fleet.valkey.transport import list_keys
 
 REQUEST: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
+NO_WORKER = "a worker for the queue agents: none is running"
 
 
 def submitted(client: FlaskClient, **changes: Any) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def test_a_new_deliberation_is_accepted_and_found_under_its_location(client: Fla
     answer = client.post("/v1/deliberations", json={**REQUEST, "num_agents": 2, "rounds": 0})
     assert answer.status_code == 202
     assert (answer.json["status"], answer.json["expected_count"], answer.json["rounds"]) == ("PENDING", 2, 0)
-    assert client.get(answer.headers["Location"]).json == answer.json
+    assert client.get(answer.headers["Location"]).json == {**answer.json, "waiting_for": NO_WORKER}
     assert store.statistics.ready(["agents"])["agents"] == 2
 
 
@@ -246,7 +247,7 @@ def test_a_final_deliberation_is_replayed_as_a_new_one(
     assert answer.status_code == 202
     assert (answer.json["replay_of"], answer.json["task_id"], answer.json["status"]) == (old, "task-1", "PENDING")
     assert answer.json["deliberation_id"] != old
-    assert client.get(answer.headers["Location"]).json == answer.json
+    assert client.get(answer.headers["Location"]).json == {**answer.json, "waiting_for": NO_WORKER}
     assert store.statistics.ready(["agents"])["agents"] == 6
 
 

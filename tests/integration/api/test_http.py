@@ -11,11 +11,11 @@ from flask.testing import FlaskClient
 
 from fleet.api import create_app
 from fleet.api.services import Services
+from fleet.cluster import WorkerState
 from fleet.models import Council, Role
 from fleet.settings import Settings
 from fleet.store import Store
 from fleet.store.listeners import ListenerState
-from fleet.store.workers import WorkerState
 
 BODY: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 PRIVATE = [("GET", "/v1/plans"), ("POST", "/v1/plans"), ("GET", "/v1/events"), ("GET", "/nowhere"), ("PUT", "/livez")]

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from fleet.cluster import WorkerState
 from fleet.settings import Settings
 from fleet.store import Store
-from fleet.store.workers import Workers, WorkerState
+from fleet.store.workers import Workers
 from tests.harness import Neo4jServer, ValkeyServer, wait_until
 
 from .conftest import KEY, ROOT, Gunicorn, finish_in

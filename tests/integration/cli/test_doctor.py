@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleet.store.workers import WorkerState
+from fleet.cluster import WorkerState
 from tests.integration.cli.conftest import Served
 
 Parts = dict[str, dict[str, Any]]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from fleet.cluster import Job, WorkerState
 from fleet.stack.scripts import script
-from fleet.store.workers import Job, WorkerState
 from tests.integration.cli.conftest import Served
 
 PLAN = {"plan_id": "p-1", "story_id": "s-1", "title": "Reset", "roles": ["DEV", "QA"]}

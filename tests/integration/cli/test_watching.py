@@ -1,5 +1,6 @@
 """Waiting for what runs: on a terminal, in a pipe, across an API that restarts, and until one has enough of it."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,9 @@ import pytest
 
 from fleet.cli.client import UNREACHABLE, Address, Client, Failure
 from fleet.cli.stream import Stream
+from fleet.events import TokensWritten
+from fleet.models import Role
+from tests.harness import wait_until
 from tests.integration.api.conftest import KEY
 from tests.integration.cli.conftest import COMMAND, Served
 
@@ -48,6 +52,56 @@ def test_on_a_terminal_the_picture_is_live(served: Served) -> None:
     assert code == 1
     assert "propose:0" in text
     assert "FAILED" in text
+
+
+def written(id: str, text: str, agent: str = "agent-dev-001", number: int = 1) -> tuple[str, str]:
+    """What an agent publishes while it writes."""
+    message = TokensWritten(
+        type="token", deliberation_id=id, agent_id=agent, step="propose:0", role=Role.DEV,
+        stream=agent, number=number, text=text, tokens=3, position=3 * number,
+    )  # fmt: skip
+    return id, message.payload()
+
+
+def test_on_a_terminal_the_agents_are_seen_writing_side_by_side(served: Served) -> None:
+    id = served.pending()
+    watching = served.start("deliberation", "watch", id, terminal=True)
+    both = [written(id, "first \x1b[2Jtext [bold]"), written(id, "other text", "agent-dev-002", 5)]
+    wait_until(lambda: served.store.tokens.publish(both) == 2, what="it listens")
+    text = watching.read_until(lambda text: "first" in text and "other text" in text)
+    assert any("first" in line and "other text" in line for line in text.splitlines())
+    assert "\x1b[2J" not in text
+    assert "text [bold]" in text
+    assert "18 tokens" in text
+    served.finish(id)
+    code, text, _ = watching.finished()
+    assert code == 1
+    assert "FAILED" in text
+
+
+def test_a_watch_goes_on_without_what_is_written_when_that_cannot_be_had(served: Served) -> None:
+    """All places for streams but one are taken: the events have it, and what is written finds none."""
+    id = served.pending()
+    with contextlib.ExitStack() as taken:
+        for _ in range(11):
+            taken.enter_context(contextlib.closing(served.api.request("GET", "/v1/events")))
+        watching = served.start("deliberation", "watch", id, terminal=True)
+        watching.read_until("… 1 s")
+        assert served.store.tokens.publish([written(id, "unheard")]) == 0
+        served.finish(id)
+        code, text, error = watching.finished()
+    assert code == 1
+    assert "FAILED" in text
+    assert error == ""
+
+
+def test_in_a_pipe_nothing_is_shown_of_what_is_written(served: Served) -> None:
+    id = served.pending()
+    watching = served.start("deliberation", "watch", id)
+    watching.read_until("agent-dev-003        is asked for a proposal\n")
+    assert served.store.tokens.publish([written(id, "unheard")]) == 0
+    served.finish(id)
+    assert "unheard" not in watching.finished()[1]
 
 
 def test_a_plan_is_waited_for_as_a_whole(served: Served) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,29 @@ def test_fleets_own_schemas_are_understood(engine: LocalEngine) -> None:
 def test_an_answer_cut_at_the_limit_says_so(engine: LocalEngine) -> None:
     answer = engine.generate(ask(TWENTY, max_tokens=20))
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 20)
+
+
+def test_an_answer_is_heard_token_by_token_while_it_is_written(engine: LocalEngine) -> None:
+    heard: list[tuple[str, int]] = []
+    answer = engine.generate(ask(TWENTY, on_text=lambda text, tokens: heard.append((text, tokens))))
+    assert "".join(text for text, _ in heard) == answer.text
+    assert 20 < sum(tokens for _, tokens in heard) <= answer.completion_tokens
+    assert answer.first_token_ms is not None
+    assert answer.first_token_ms < answer.latency_ms
+
+
+def test_what_was_written_is_heard_before_the_answer_is_whole(narrow: LocalEngine) -> None:
+    heard: list[str] = []
+    request = ask(ENDLESS, max_tokens=4000, timeout_s=600)
+    request = replace(request, on_text=lambda text, _: (heard.append(text), request.cancellation.set()))
+    with pytest.raises(EngineCancelled):
+        narrow.generate(request)
+    assert heard
+
+
+def test_an_adapter_is_refused(engine: LocalEngine) -> None:
+    with pytest.raises(EngineError, match="no adapters: 'lora'"):
+        engine.generate(ask(TWENTY, adapter="lora"))
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(engine: LocalEngine) -> None:

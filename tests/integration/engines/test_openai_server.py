@@ -65,6 +65,15 @@ def test_an_answer_cut_at_the_limit_says_so(engine: OpenAIEngine) -> None:
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 15)
 
 
+def test_an_answer_is_heard_token_by_token_while_it_is_written(engine: OpenAIEngine) -> None:
+    heard: list[str] = []
+    answer = engine.generate(ask(TEN, on_text=lambda text, _: heard.append(text)))
+    assert "".join(heard) == answer.text
+    assert len(heard) > 5
+    assert answer.first_token_ms is not None
+    assert answer.first_token_ms < answer.latency_ms
+
+
 def test_a_timeout_makes_the_server_stop_generating(engine: OpenAIEngine, server: Any) -> None:
     with pytest.raises(EngineTimeout):
         engine.generate(ask(ENDLESS, max_tokens=4000, timeout_s=0.5))

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,7 +23,7 @@ class Server:
     """Answers every POST with `answer`; keeps what was asked."""
 
     def __init__(self) -> None:
-        self.answer: Answer = says(completion('{"n": 1}'))
+        self.answer: Answer = streams(*completion('{"n": 1}'))
         self.models: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -47,13 +48,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
 
     def drip(self, handler: BaseHTTPRequestHandler) -> None:
-        """Sends a space every 20 ms until its client is gone: no single read ever times out."""
+        """Sends a comment every 20 ms until its client is gone: no single read ever times out."""
         handler.send_response(200)
-        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Type", "text/event-stream")
         handler.end_headers()
         try:
             while not self.client_left.wait(0.02):
-                handler.wfile.write(b" ")
+                handler.wfile.write(b": still here\n\n")
                 handler.wfile.flush()
         except OSError:
             self.client_left.set()
@@ -71,21 +72,47 @@ def says(body: Any, status: int = 200, content_type: str = "application/json") -
     return answer
 
 
-def completion(content: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+def streams(*events: Any) -> Answer:
+    """Server-Sent Events, their bytes in two pieces that part a line."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        lines = [": ping", *(f"data: {json.dumps(event, ensure_ascii=False)}" for event in events), "data: [DONE]"]
+        data = "".join(f"{line}\n\n" for line in lines).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.end_headers()
+        for piece in (data[:-30], data[-30:]):
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+
+    return answer
+
+
+def chunk(choices: list[Any], **fields: Any) -> dict[str, Any]:
     return {
         "id": "1",
-        "object": "chat.completion",
+        "object": "chat.completion.chunk",
         "created": 0,
         "model": "served-model",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish_reason,
-                "message": {"role": "assistant", "content": content, **message},
-            }
-        ],
-        "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
-    }
+        "choices": choices,
+    } | fields
+
+
+def piece(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return chunk([{"index": 0, "delta": delta, "finish_reason": finish_reason}])
+
+
+def completion(content: str | None, finish_reason: str = "stop", **message: Any) -> list[dict[str, Any]]:
+    """The events of an answer that comes in pieces of three characters."""
+    text = content or ""
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    return [
+        piece(role="assistant", content=""),
+        *(piece(**{name: told}) for name, told in message.items()),
+        *(piece(content=text[at : at + 3]) for at in range(0, len(text), 3)),
+        piece(finish_reason),
+        chunk([], usage=usage),
+    ]
 
 
 def error(message: str) -> dict[str, Any]:
@@ -132,6 +159,7 @@ def test_the_request_asks_for_the_schema_strictly_and_the_answer_is_whole(server
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA
     assert body["response_format"]["json_schema"]["strict"] is True
     assert server.keys == ["Bearer sk-secret"]
+    assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
     assert (answer.text, answer.finish_reason, answer.model) == ('{"n": 1}', "stop", "served-model")
     assert (answer.prompt_tokens, answer.completion_tokens, answer.reasoning) == (11, 7, "")
 
@@ -139,6 +167,19 @@ def test_the_request_asks_for_the_schema_strictly_and_the_answer_is_whole(server
 def test_the_request_chooses_the_model_before_the_configuration_does(server: Server, engine: OpenAIEngine) -> None:
     engine.generate(ask(model="asked"))
     assert server.bodies[0]["model"] == "asked"
+
+
+def test_what_the_server_had_of_the_prompt_is_told(server: Server, engine: OpenAIEngine) -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5}}
+    server.answer = streams(*completion('{"n": 1}'), chunk([], usage=usage))
+    assert engine.generate(ask()).cached_tokens == 5
+    server.answer = streams(*completion('{"n": 1}'), chunk([], usage="unheard of"))
+    assert engine.generate(ask()).cached_tokens is None
+
+
+def test_an_adapter_is_asked_for_by_its_own_name(server: Server, engine: OpenAIEngine) -> None:
+    engine.generate(ask(model="asked", adapter="lora"))
+    assert server.bodies[0]["model"] == "lora"
 
 
 def test_without_a_name_the_one_model_of_the_server_is_used(server: Server) -> None:
@@ -158,7 +199,7 @@ def test_without_a_name_none_of_several_models_is_chosen(server: Server) -> None
 
 
 def test_an_answer_cut_at_the_limit_says_so(server: Server, engine: OpenAIEngine) -> None:
-    server.answer = says(completion('{"n": ', "length"))
+    server.answer = streams(*completion('{"n": ', "length"))
     assert engine.generate(ask()).finish_reason == "length"
 
 
@@ -174,9 +215,64 @@ def test_an_answer_cut_at_the_limit_says_so(server: Server, engine: OpenAIEngine
 def test_what_the_model_thought_is_kept_apart_from_its_answer(
     server: Server, engine: OpenAIEngine, message: dict[str, Any]
 ) -> None:
-    server.answer = says(completion(**message))
+    server.answer = streams(*completion(**message))
     answer = engine.generate(ask())
     assert (answer.text, answer.reasoning) == ('{"n": 2}', "one, two")
+
+
+@pytest.mark.parametrize("before", [{}, {"reasoning": "one, two"}], ids=["no thoughts", "thoughts"])
+def test_the_answer_is_heard_in_pieces_while_it_is_written_and_the_thoughts_are_not(
+    server: Server, engine: OpenAIEngine, before: dict[str, Any]
+) -> None:
+    text = '{"n": "\u2028\u00e9\u00e9"}'
+    server.answer = streams(*completion(text, **before))
+    heard: list[tuple[str, int]] = []
+    answer = engine.generate(ask(on_text=lambda piece, tokens: heard.append((piece, tokens))))
+    assert ("".join(piece for piece, _ in heard), answer.text) == (text, text)
+    assert [tokens for _, tokens in heard] == [1] * 4
+
+
+def test_what_was_written_is_heard_before_the_answer_is_whole(server: Server, engine: OpenAIEngine) -> None:
+    heard = threading.Event()
+
+    def waits(handler: BaseHTTPRequestHandler) -> None:
+        begin, end = completion('{"n": 1}')[:3], completion('{"n": 1}')[3:]
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        handler.wfile.write("".join(f"data: {json.dumps(event)}\n\n" for event in begin).encode())
+        handler.wfile.flush()
+        assert heard.wait(30)
+        handler.wfile.write("".join(f"data: {json.dumps(event)}\n\n" for event in end).encode())
+
+    server.answer = waits
+    answer = engine.generate(ask(on_text=lambda *_: heard.set()))
+    assert answer.text == '{"n": 1}'
+    assert answer.first_token_ms is not None
+    assert answer.first_token_ms <= answer.latency_ms
+
+
+def test_nothing_is_heard_any_more_once_the_request_was_given_up(server: Server, engine: OpenAIEngine) -> None:
+    heard: list[str] = []
+
+    def talks(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        try:
+            while not server.client_left.wait(0.001):
+                handler.wfile.write(f"data: {json.dumps(piece(content='[1, '))}\n\n".encode())
+        except OSError:
+            server.client_left.set()
+
+    server.answer = talks
+    request = ask(timeout_s=600)
+    request = replace(request, on_text=lambda text, _: (heard.append(text), request.cancellation.set()))
+    with pytest.raises(EngineCancelled):
+        engine.generate(request)
+    count = len(heard)
+    assert server.client_left.wait(30), "the server still has its client"
+    assert len(heard) == count > 0
 
 
 @pytest.mark.parametrize(
@@ -206,25 +302,36 @@ def test_a_status_says_whether_trying_again_helps_and_is_never_tried_again_here(
         (completion(None), "nothing", True),
         (completion(" \n"), "nothing", True),
         (completion("<think>and on", "length"), "before its reasoning ended", True),
-        (completion("") | {"choices": []}, "no choice", True),
-        (completion("") | {"choices": [{}]}, "no message", True),
-        (completion("") | {"choices": [None]}, "no message", True),
-        ({"hello": "world"}, "not a chat completion", True),
-        ([1, 2], "not a chat completion", True),
+        (completion('{"n": 1}')[:-2], "before its end", True),
+        ([], "no choice", True),
+        ([chunk([])], "no choice", True),
+        ([chunk([{}])], "no message", True),
+        ([chunk([None])], "not a chat completion", True),
+        ([{"hello": "world"}], "not a chat completion", True),
+        ([[1, 2]], "not a chat completion", True),
+        ([*completion('{"n": 1}')[:3], {"error": {"message": "out of memory", "code": 500}}], "out of memory", True),
+        ([*completion('{"n": 1}')[:3], {"error": {"message": "too long", "code": 400}}], "too long", False),
+        ([{"error": "its own words"}], "its own words", True),
     ],
 )
 def test_an_answer_that_is_none_is_an_error_with_its_reason(
-    server: Server, engine: OpenAIEngine, answer: Any, reason: str, retryable: bool
+    server: Server, engine: OpenAIEngine, answer: list[Any], reason: str, retryable: bool
 ) -> None:
-    server.answer = says(answer)
+    server.answer = streams(*answer)
     caught = failure(engine)
     assert reason in caught.reason
     assert caught.retryable is retryable
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+def test_a_server_that_does_not_stream_is_told_from_one_that_answers(server: Server, engine: OpenAIEngine) -> None:
+    server.answer = says({"choices": [{"message": {"content": '{"n": 1}'}, "finish_reason": "stop"}]})
+    caught = failure(engine)
+    assert "without streaming" in caught.reason
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/html", "text/event-stream"])
 def test_garbage_from_a_server_is_an_error(server: Server, engine: OpenAIEngine, content_type: str) -> None:
-    server.answer = says(b"<html>It works!</html>", content_type=content_type)
+    server.answer = says(b"data: <html>It works!</html>\n", content_type=content_type)
     assert failure(engine).retryable
 
 
@@ -238,9 +345,10 @@ def test_a_prompt_that_is_no_text_is_refused_before_it_is_sent(server: Server, e
 def test_a_connection_that_breaks_in_the_answer_may_be_tried_again(server: Server, engine: OpenAIEngine) -> None:
     def breaks(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        handler.wfile.write(b'{"id"')
+        handler.wfile.write(b'data: {"id"')
         handler.close_connection = True
 
     server.answer = breaks
@@ -277,7 +385,7 @@ def test_a_cancelled_request_is_given_up_and_the_engine_goes_on(server: Server, 
     with pytest.raises(EngineCancelled):
         engine.generate(request)
     assert server.client_left.wait(30), "the server still has its client"
-    server.answer = says(completion('{"n": 1}'))
+    server.answer = streams(*completion('{"n": 1}'))
     assert engine.generate(ask()).text == '{"n": 1}'
 
 

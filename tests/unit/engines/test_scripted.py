@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,3 +214,40 @@ def test_an_answer_beyond_the_token_limit_is_cut_and_says_so() -> None:
 def test_a_schema_that_cannot_be_filled_is_an_error_that_names_the_reason() -> None:
     with pytest.raises(EngineError, match="pattern"):
         engine().generate(ask({"type": "object", "properties": {"code": {"type": "string", "pattern": "^x$"}}}))
+
+
+def test_an_agent_is_heard_in_a_few_pieces_that_are_its_answer() -> None:
+    heard: list[tuple[str, int]] = []
+    request = replace(ask(), on_text=lambda text, tokens: heard.append((text, tokens)))
+    completion = engine(latency_s=0.05).generate(request)
+    assert "".join(text for text, _ in heard) == completion.text
+    assert sum(tokens for _, tokens in heard) == completion.completion_tokens
+    assert 3 < len(heard) <= 8
+    assert completion.first_token_ms is not None
+    assert completion.first_token_ms < completion.latency_ms
+
+
+def test_an_agent_is_heard_before_its_answer_is_whole() -> None:
+    heard: list[str] = []
+    request = ask(timeout_s=3600)
+    request = replace(request, on_text=lambda text, _: (heard.append(text), request.cancellation.set()))
+    with pytest.raises(EngineCancelled):
+        engine(latency_s=0.1).generate(request)
+    assert len(heard) == 1
+
+
+def test_an_agent_that_fails_is_not_heard() -> None:
+    failed = 0
+    for number in range(10):
+        heard: list[str] = []
+        try:
+            engine("error-prone").generate(replace(ask(round=number), on_text=lambda text, _: heard.append(text)))  # noqa: B023
+        except EngineError:
+            failed += 1
+            assert heard == []
+    assert failed
+
+
+def test_an_adapter_is_refused() -> None:
+    with pytest.raises(EngineError, match="no adapters: 'lora'"):
+        engine().generate(replace(ask(), adapter="lora"))

@@ -1,0 +1,73 @@
+"""vLLM's engine driven directly, in plain vLLM code: one process, one event loop, whole answers only.
+
+A line of JSON on stdin is one run, a line on stdout what it took: {"requests": [messages, …], "schema", "temperature",
+"max_tokens"} gives {"wall_s", "tokens", "first_ms": […]}. Its one argument is the engine's arguments, as JSON.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.renderers import ChatParams
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+
+class _Silent(StatLoggerBase):
+    """With it vLLM takes the times of each request, and says nothing on its own."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def record(self, *_: Any, **__: Any) -> None: ...
+
+    def log_engine_initialized(self) -> None: ...
+
+
+async def _rendered(llm: AsyncLLM, requests: list[Any]) -> list[Any]:
+    """The prompts as tokens, before the clock runs."""
+    params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False})
+    return [(await llm.renderer.render_chat_async([messages], params))[1][0] for messages in requests]
+
+
+async def _answer(llm: AsyncLLM, prompt: Any, sampling: SamplingParams, id: str) -> tuple[int, float]:
+    """Tokens, and milliseconds until the first one."""
+    started = time.monotonic()
+    async for output in llm.generate(prompt, sampling, id):
+        pass
+    return len(output.outputs[0].token_ids), (output.metrics.first_token_ts - started) * 1000
+
+
+async def _run(llm: AsyncLLM, asked: dict[str, Any], number: int) -> dict[str, Any]:
+    sampling = SamplingParams(
+        **llm.model_config.get_diff_sampling_param()
+        | {"temperature": asked["temperature"], "max_tokens": asked["max_tokens"]},
+        structured_outputs=StructuredOutputsParams(json=asked["schema"]),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    prompts = await _rendered(llm, asked["requests"])
+    began = time.monotonic()
+    answers = [_answer(llm, prompt, sampling, f"{number}-{place}") for place, prompt in enumerate(prompts)]
+    given = await asyncio.gather(*answers)
+    wall_s = time.monotonic() - began
+    return {"wall_s": wall_s, "tokens": sum(one for one, _ in given), "first_ms": [first for _, first in given]}
+
+
+async def main() -> None:
+    args = AsyncEngineArgs(**json.loads(sys.argv[1]), disable_log_stats=True)
+    llm = AsyncLLM.from_engine_args(args, stat_loggers=[_Silent])
+    loop = asyncio.get_running_loop()
+    print(json.dumps({"ready": True}), flush=True)
+    number = 0
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        number += 1
+        print(json.dumps(await _run(llm, json.loads(line), number)), flush=True)
+    llm.shutdown()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

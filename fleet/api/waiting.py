@@ -1,0 +1,40 @@
+"""What deliberations wait for while no worker takes their agents' work; looked up when they are read, never stored."""
+
+from fleet.api.cluster import asked_for
+from fleet.api.services import Services
+from fleet.cluster import why_unserved
+from fleet.dispatch import queue_of
+from fleet.errors import NotFound
+from fleet.models import Deliberation
+from fleet.store import RECORD
+
+
+class Waiting:
+    """What the workers say at one instant, for the deliberations of one request."""
+
+    def __init__(self, services: Services):
+        self._services = services
+        self._states, self._models = services.store.workers.list(), services.store.queues.models()
+        self._reasons = {
+            queue: reason for queue in self._models if (reason := why_unserved(queue, self._states, self._models))
+        }
+
+    def shown(self, found: Deliberation) -> Deliberation:
+        """The deliberation, saying what it waits for if it does."""
+        if not self._reasons or found.step in (None, RECORD) or self._runs(found.deliberation_id):
+            return found
+        try:
+            task = self._services.store.deliberations.task(found.deliberation_id)
+        except NotFound:
+            return found
+        queue = queue_of(task, self._services.settings)
+        return found.model_copy(update={"waiting_for": self._sentence(queue)}) if queue in self._reasons else found
+
+    def _runs(self, id: str) -> bool:
+        """Whether a worker that answers runs a part of it; one that is about to end takes nothing new."""
+        return any(job.deliberation_id == id for state in self._states if not state.hangs for job in state.jobs)
+
+    def _sentence(self, queue: str) -> str:
+        model = asked_for(queue, self._models)
+        named = f" (model {model})" if model else ""
+        return f"a worker for the queue {queue}{named}: {self._reasons[queue]}"
