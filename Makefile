@@ -42,9 +42,9 @@ lint: .venv/installed ## lint, types and import contracts alone
 docs: .venv/installed ## write docs/reference from the code
 	$(BIN)/python -m docs.generate
 
-bench: setup ## NAME=...: one benchmark of benchmarks/, its table printed and its rows in benchmarks/results/NAME.json
+bench: setup $(if $(filter gpu_worker,$(NAME)),.venv-vllm/installed) ## NAME=...: one benchmark of benchmarks/, its table printed and its rows in benchmarks/results/NAME.json
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=..." >&2; exit 2; }
-	@$(BIN)/python -m benchmarks.$(NAME)
+	@$(if $(filter gpu_worker,$(NAME)),$(VLLM_BIN),$(BIN))/python -m benchmarks.$(NAME)
 
 define create-venv
 	@for python in $(CANDIDATES); do \

@@ -1,7 +1,7 @@
 """vLLM's engine driven directly, in plain vLLM code: one process, one event loop, whole answers only.
 
-A line of JSON on stdin is one run, a line on stdout what it took: {"requests": [messages, …], "schema", "temperature",
-"max_tokens"} gives {"wall_s", "tokens", "first_ms": […]}. Its one argument is the engine's arguments, as JSON.
+A line of JSON on stdin is one run, a line on stdout what it took: {"requests": [{"messages", "temperature"}, …],
+"schema", "max_tokens"} gives {"wall_s", "tokens", "first_ms": […]}. The argument is the engine's arguments, as JSON.
 """
 
 import asyncio
@@ -28,31 +28,35 @@ class _Silent(StatLoggerBase):
     def log_engine_initialized(self) -> None: ...
 
 
-async def _rendered(llm: AsyncLLM, requests: list[Any]) -> list[Any]:
-    """The prompts as tokens, before the clock runs."""
+async def _rendered(llm: AsyncLLM, messages: Any) -> Any:
+    """The prompt as tokens."""
     params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False})
-    return [(await llm.renderer.render_chat_async([messages], params))[1][0] for messages in requests]
+    return (await llm.renderer.render_chat_async([messages], params))[1][0]
+
+
+def _sampling(llm: AsyncLLM, asked: dict[str, Any], temperature: float) -> SamplingParams:
+    given = {"temperature": temperature, "max_tokens": asked["max_tokens"]}
+    return SamplingParams(
+        **llm.model_config.get_diff_sampling_param() | given,
+        structured_outputs=StructuredOutputsParams(json=asked["schema"]),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 async def _answer(llm: AsyncLLM, prompt: Any, sampling: SamplingParams, id: str) -> tuple[int, float]:
     """Tokens, and milliseconds until the first one."""
     started = time.monotonic()
-    async for output in llm.generate(prompt, sampling, id):
-        pass
+    [output] = [output async for output in llm.generate(prompt, sampling, id)]
     return len(output.outputs[0].token_ids), (output.metrics.first_token_ts - started) * 1000
 
 
 async def _run(llm: AsyncLLM, asked: dict[str, Any], number: int) -> dict[str, Any]:
-    sampling = SamplingParams(
-        **llm.model_config.get_diff_sampling_param()
-        | {"temperature": asked["temperature"], "max_tokens": asked["max_tokens"]},
-        structured_outputs=StructuredOutputsParams(json=asked["schema"]),
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-    prompts = await _rendered(llm, asked["requests"])
+    """The clock runs from when all requests are rendered."""
+    prompts = [await _rendered(llm, one["messages"]) for one in asked["requests"]]
+    samplings = [_sampling(llm, asked, one["temperature"]) for one in asked["requests"]]
     began = time.monotonic()
-    answers = [_answer(llm, prompt, sampling, f"{number}-{place}") for place, prompt in enumerate(prompts)]
-    given = await asyncio.gather(*answers)
+    pairs = enumerate(zip(prompts, samplings, strict=True))
+    given = await asyncio.gather(*(_answer(llm, *pair, f"{number}-{place}") for place, pair in pairs))
     wall_s = time.monotonic() - began
     return {"wall_s": wall_s, "tokens": sum(one for one, _ in given), "first_ms": [first for _, first in given]}
 

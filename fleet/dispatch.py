@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from fleet import telemetry
 from fleet.celery import app as celery_app
+from fleet.cluster import GPU_QUEUE
 from fleet.deliberation.steps import participants
 from fleet.errors import NotFound, WrongState
 from fleet.events import DeliberationFinished, TaskDispatched, about
@@ -44,7 +45,6 @@ from fleet.store import RECORD, Part, Store
 from fleet.valkey.publishing import publish_together
 from fleet.valkey.transport import list_key
 
-GPU_QUEUE = "gpu"
 ANSWER = "fleet.agent.answer"
 CLOSE_STEP = "fleet.council.close_step"
 ADVANCE = "fleet.council.advance"

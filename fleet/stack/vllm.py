@@ -9,16 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fleet.models import Role
 from fleet.settings import file_settings, origin, variables
 from fleet.stack.errors import EngineRefused
 
-# As the local engine's for the same model, which has no use for a longer prompt; 1 GiB is room for eight of them.
+# As for the local engine's small model: at the usual temperature of 0.7 it rambles, and a long prompt is lost on it.
+# 1 GiB of cache is room for eight requests.
 SMALL_MODEL: dict[str, Any] = {
     "gpu_slots": 8,
     "gpu_engine_args": {"enforce_eager": True, "max_model_len": 4096, "kv_cache_memory_bytes": 2**30},
     "request_timeout_s": 240,
     "proposal_chars": 1200,
     "shown_chars": 1500,
+    "profiles": {role.value: {"temperature": 0.28} for role in Role},
 }
 # The model is on this machine already; on a processor, vLLM is to share the cores with the rest of the fleet.
 ENVIRONMENT = {

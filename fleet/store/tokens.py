@@ -19,7 +19,7 @@ class Tokens:
 
     def __init__(self, client: "redis.Redis"):
         pool = client.connection_pool
-        given = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 3)}
+        given = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
         given |= {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
         self._client = redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **given))
         self._scripts = Scripts(self._client)

@@ -53,8 +53,9 @@ class TokenStreams:
         stream = _Stream(about, self._hurry)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._publish, args=(store,), name="tokens", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._publish, args=(store,), name="tokens", daemon=True)
+                thread.start()
+                self._thread = thread
             self._running.append(stream)
         failed = True
         try:

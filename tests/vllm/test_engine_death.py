@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from fleet.stack import vllm
 from tests.harness import ValkeyServer, wait_until
 from tests.vllm.bench import Bench, open_bench
 from tests.vllm.conftest import NewWorker, VllmWorker
 
-POISON = {"logits_processors": ["tests.vllm.poison:Poison"], "enforce_eager": True, "max_model_len": 4096}
+POISON = {**vllm.SMALL_MODEL["gpu_engine_args"], "logits_processors": ["tests.vllm.poison:Poison"]}
 
 
 @pytest.fixture

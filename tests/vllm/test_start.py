@@ -51,6 +51,7 @@ def test_a_worker_that_could_not_batch_or_serve_is_refused_with_the_reason(
         ("nobody/has-such-a-model", {}, "nobody/has-such-a-model"),
         (None, {"gpu_engine_args": {"max_modle_len": 5}}, "max_modle_len"),
         (None, {"gpu_engine_args": {"max_num_seqs": 3}}, "max_num_seqs"),
+        (None, {"gpu_engine_args": {"kv_cache_memory_bytes": 2**50}}, "memory"),
         (None, {"gpu_adapters": {"mine": "/no/such/adapter"}}, "/no/such/adapter"),
     ],
 )
@@ -90,6 +91,14 @@ def test_what_runs_at_sigterm_is_answered_and_the_worker_ends_well(bench: Bench,
     assert worker.end(240) == 0
     assert len(bench.answers(id)) == 3
     assert {one.failure and one.failure.type for one in bench.answers(id)} <= {None, "truncated"}
+
+
+def test_a_worker_that_is_told_to_end_while_it_loads_ends(bench: Bench, new_gpu_worker: NewWorker) -> None:
+    worker = new_gpu_worker(bench.valkey.url)
+    worker.spawn()
+    wait_until(worker.engine_cores, 60, "the engine's process")
+    assert worker.end(15) == 0
+    assert bench.store.workers.list() == []
 
 
 def test_what_was_answered_while_valkey_was_away_is_kept_and_not_answered_again(

@@ -55,7 +55,7 @@ def test_the_parts_of_a_council_are_one_batch_of_the_engine(bench: Bench) -> Non
 def test_what_a_council_shares_is_computed_once(bench: Bench) -> None:
     id = bench.submit(LONG, agents=3)
     answers = sorted(bench.answered(id, 3), key=lambda one: one.cached_tokens or 0)
-    assert [one.cached_tokens for one in answers][0] == 0
+    assert answers[0].cached_tokens == 0
     assert all((one.cached_tokens or 0) >= 512 for one in answers[1:])
     state = bench.report(lambda one: one.engine_state and one.engine_state.prefix_cache_hits).engine_state
     assert state is not None

@@ -1,6 +1,7 @@
 """Puts the engine into the worker: loads it before the worker consumes, and ends the worker when it dies."""
 
 import os
+import sys
 import threading
 from typing import Any
 
@@ -9,12 +10,12 @@ from celery import bootsteps
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 
-from fleet.cluster import on_gpu
-from fleet.dispatch import GPU_QUEUE, slug
+from fleet.cluster import GPU_QUEUE, on_gpu
+from fleet.dispatch import slug
 from fleet.settings import get_settings, refuse
 from fleet.tasks.process import host
 from workers.gpu.engine import VllmEngine, kill_processes
-from workers.gpu.loading import LoadFailed, Recipe, device
+from workers.gpu.loading import LoadFailed, Recipe, Stopped, device
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,9 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:  # noqa: ARG002
         log.info("engine.loads", model=self._engine.model, device=device())
         try:
-            self._engine.load()
+            self._engine.load(_told_to_end)
+        except Stopped:
+            sys.exit(os.EX_OK)
         except LoadFailed as error:
             log.critical("engine.load_failed", reason=str(error))
             kill_processes()
@@ -57,6 +60,10 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def terminate(self, parent: Any) -> None:  # noqa: ARG002
         self._engine.close()
+
+
+def _told_to_end() -> bool:
+    return state.should_stop is not None or state.should_terminate is not None
 
 
 def _check_pool(worker: Any) -> None:

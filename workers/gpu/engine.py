@@ -10,7 +10,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout
 from workers.gpu import gauges
 from workers.gpu.answer import AnswerText
 from workers.gpu.figures import Figures
-from workers.gpu.loading import Recipe, load
+from workers.gpu.loading import Recipe, Stopped, load
 
 log = structlog.get_logger(__name__)
 
@@ -51,10 +51,18 @@ class VllmEngine:
         self._llm: Any = None
         self._requests = 0
 
-    def load(self) -> None:
-        """Starts the engine and returns when it can be asked. Raises: LoadFailed."""
+    def load(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Starts the engine and returns when it can be asked.
+
+        Raises: LoadFailed, or Stopped as soon as `stopping` says so.
+        """
         threading.Thread(target=self._run_loop, name="vllm-loop", daemon=True).start()
-        asyncio.run_coroutine_threadsafe(self._load(), self._loop).result()
+        loading = asyncio.run_coroutine_threadsafe(self._load(), self._loop)
+        while not wait([loading], PROBE_S).done:
+            if stopping():
+                kill_processes()
+                raise Stopped
+        loading.result()
         self._answered_at = time.monotonic()
         threading.Thread(target=self._probe, name="vllm-probe", daemon=True).start()
 

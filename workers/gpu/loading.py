@@ -8,6 +8,7 @@ from typing import Any
 
 from fleet.errors import FleetError
 from fleet.settings import Settings
+from workers.gpu.first_error import heard
 
 LOGGING = Path(__file__).with_name("logging.json")
 # Tokens that the engine hands over at once, but for the first: fewer wake-ups of the loop, and still several a second.
@@ -24,6 +25,10 @@ class LoadFailed(FleetError):
 
     def __str__(self) -> str:
         return f"cannot load the model {self.model} on {self.device}: {self.reason}"
+
+
+class Stopped(FleetError):
+    """The worker is to end before its engine is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +89,20 @@ def load(recipe: Recipe, figures: Any) -> Any:
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(LOGGING))
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    try:
-        return AsyncLLM.from_engine_args(recipe.engine_arguments(), stat_loggers=[lambda *_: figures])
-    except Exception as error:
-        raise LoadFailed(recipe.model, device(), _reason(error)) from error
+    with heard() as first_error:
+        try:
+            return AsyncLLM.from_engine_args(recipe.engine_arguments(), stat_loggers=[lambda *_: figures])
+        except Exception as error:
+            reason = first_error() or str(error) or type(error).__name__
+            raise LoadFailed(recipe.model, device(), " ".join(reason.split())[:_REASON_CHARS]) from error
 
 
 def device() -> str:
     """The device that this process is pinned to, in words."""
     pinned = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return f"device {pinned}" if pinned else "the default device"
+    if pinned is None:
+        return "the default device"
+    return f"device {pinned}" if pinned else "no device"
 
 
 def _check_folder(recipe: Recipe) -> None:
@@ -102,11 +111,3 @@ def _check_folder(recipe: Recipe) -> None:
         path = Path(name).expanduser()
         if (what != "model" or name.startswith(("/", "./", "../", "~"))) and not path.is_dir():
             raise LoadFailed(recipe.model, device(), f"there is no folder {path} of the {what}")
-
-
-def _reason(error: BaseException) -> str:
-    """The error in one line; vLLM's own have many."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "Engine core initialization failed" in text:
-        text = "its process ended while it started: the log above has its reason"
-    return text[:_REASON_CHARS]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fleet.models import Role
 from fleet.settings import Settings
 from fleet.stack import processes, vllm
 from fleet.stack.errors import EngineRefused
@@ -53,6 +54,7 @@ def test_a_user_who_names_no_model_gets_the_small_one_with_settings_that_suit_it
     assert settings.gpu_model == str(fleet.model)
     assert (settings.gpu_slots, settings.proposal_chars, settings.shown_chars) == (8, 1200, 1500)
     assert settings.gpu_engine_args["max_model_len"] == 4096
+    assert {settings.profiles[role].temperature for role in Role} == {0.28}
     assert env["HF_HUB_OFFLINE"] == "1"
 
 
