@@ -20,7 +20,7 @@ from fleet.models import Answer, Failure, Generated, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.cancellations import cancellations
-from fleet.tasks.process import patient, runtime
+from fleet.tasks.process import hosted, patient, runtime
 from fleet.tasks.tokens import tokens
 
 log = structlog.get_logger(__name__)
@@ -112,9 +112,15 @@ def _generated(attempt: Attempt, task: Task, generation: Generation) -> Completi
     here = runtime()
     with (
         cancellations.of(attempt, here.store) as cancellation,
-        tokens.stream(attempt.part, task, here.store) as on_text,
+        tokens.stream(attempt.part, task, here.store, _model(task)) as on_text,
     ):
         return here.engine.generate(replace(generation, cancellation=cancellation, on_text=on_text))
+
+
+def _model(task: Task) -> str | None:
+    """What is asked, where that is known before the engine answers."""
+    engine = hosted()
+    return task.adapter or task.model or (engine.model if engine else None)
 
 
 def _generation(part: Part, task: Task, remaining_s: float, settings: Settings) -> tuple[Generation, dict[str, str]]:

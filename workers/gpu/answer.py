@@ -1,16 +1,15 @@
-"""What a model writes, piece by piece: its thoughts apart from its answer."""
+"""What vLLM hands over of an answer, piece by piece: the thoughts apart, by the engine's reasoning parser."""
 
 from typing import Any
 
-from fleet.engines.base import OnText
-from fleet.engines.reasoning import split_reasoning
+from fleet.engines.reasoning import AnswerText, split_reasoning
 
 
-class AnswerText:
-    """Collects one answer and hands on what is not thought, by the engine's reasoning parser if it has one."""
+class Pieces:
+    """Collects one answer, and passes on to `heard` what is not thought."""
 
-    def __init__(self, llm: Any, prompt: list[int], on_text: OnText | None):
-        self._on_text = on_text
+    def __init__(self, llm: Any, prompt: list[int], heard: AnswerText):
+        self._heard = heard
         self._parser = _parser(llm)
         self._thinking = self._parser is not None and not self._parser.is_reasoning_end(prompt)
         self._began_thinking = self._thinking
@@ -28,11 +27,12 @@ class AnswerText:
         self._text.append(piece.text)
         if self._thinking:
             self._thinking = not self._parser.is_reasoning_end_streaming(self._ids, new)
-        elif self._on_text and piece.text:
-            self._on_text(piece.text, len(new))
+        else:
+            self._heard.write(piece.text, len(new))
 
     def parts(self) -> tuple[str, str]:
-        """The thoughts and the answer."""
+        """The thoughts and the answer, when it is over."""
+        self._heard.end()
         whole = "".join(self._text)
         if not self._began_thinking:
             return split_reasoning(whole)

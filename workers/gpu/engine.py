@@ -19,9 +19,10 @@ import structlog
 
 from fleet.cluster import EngineState
 from fleet.engines.base import Completion, Generation
+from fleet.engines.reasoning import AnswerText
 from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout
 from workers.gpu import gauges
-from workers.gpu.answer import AnswerText
+from workers.gpu.answer import Pieces
 from workers.gpu.figures import Figures
 from workers.gpu.loading import Recipe, Stopped, load
 
@@ -68,7 +69,8 @@ class VllmEngine:
 
     def generate(self, request: Generation) -> Completion:
         """As the contract; `timeout_s` counts from here."""
-        running = self._submit(request)
+        heard = AnswerText(request.on_text)
+        running = self._submit(request, heard)
         request.cancellation.when_set(running.cancel)
         try:
             return running.result()
@@ -81,6 +83,7 @@ class VllmEngine:
         except TimeoutError:
             raise EngineTimeout(NAME, f"no whole answer within {request.timeout_s:g} s", True) from None
         finally:
+            heard.close()  # the loop may take a moment to hear that nobody waits
             with self._lock:
                 self._running.discard(running)
 
@@ -96,11 +99,6 @@ class VllmEngine:
     @property
     def live(self) -> bool:
         return self._death is None and time.monotonic() - self._answered_at < LIVE_S
-
-    @property
-    def death(self) -> str | None:
-        """Why it died, None while it lives."""
-        return self._death
 
     def close(self) -> None:
         """Gives up what runs, with an EngineError for its callers, and ends vLLM's processes. May be called twice."""
@@ -121,25 +119,25 @@ class VllmEngine:
         """Blocks the loop, on which nothing else runs yet; vLLM takes the loop that it is made on for its own."""
         self._llm = load(self._recipe, self._figures)
 
-    def _submit(self, request: Generation) -> Future[Completion]:
+    def _submit(self, request: Generation, heard: AnswerText) -> Future[Completion]:
         with self._lock:
             if self._death:
                 raise EngineDied(NAME, self._death, running=False)
             if self._closed.is_set():
                 raise EngineError(NAME, "the engine is closed", True)
             self._requests += 1
-            answer = self._answer(request, f"{self._requests}", time.monotonic())
+            answer = self._answer(request, heard, f"{self._requests}")
             running: Future[Completion] = asyncio.run_coroutine_threadsafe(answer, self._loop)
             self._running.add(running)
             return running
 
-    async def _answer(self, request: Generation, id: str, started: float) -> Completion:
+    async def _answer(self, request: Generation, heard: AnswerText, id: str) -> Completion:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         try:
             async with asyncio.timeout(request.timeout_s):
-                return await self._generated(request, id, started)
+                return await self._generated(request, heard, id)
         except EngineDeadError:
             self._die("its process ended or failed")
             raise asyncio.CancelledError from None
@@ -148,14 +146,15 @@ class VllmEngine:
         except VLLMClientError as error:
             raise EngineError(NAME, f"it refused the request: {error}"[:_REASON_CHARS]) from error
 
-    async def _generated(self, request: Generation, id: str, started: float) -> Completion:
+    async def _generated(self, request: Generation, heard: AnswerText, id: str) -> Completion:
         """Raises: asyncio.CancelledError when the engine died; leaving it aborts the request in the engine."""
+        started = time.monotonic()
         adapter, prompt = self._adapter(request), await self._prompt(request)
         asked = len(prompt["prompt_token_ids"])
-        text = AnswerText(self._llm, prompt["prompt_token_ids"], request.on_text)
+        pieces = Pieces(self._llm, prompt["prompt_token_ids"], heard)
         output = None
         async for output in self._llm.generate(prompt, self._sampling(request, asked), id, lora_request=adapter):
-            text.add(output.outputs[0])
+            pieces.add(output.outputs[0])
         assert output is not None, "vLLM says at least why it ended"
         reason = output.outputs[0].finish_reason
         if reason == "abort":
@@ -163,7 +162,7 @@ class VllmEngine:
             raise asyncio.CancelledError
         if reason not in _FINISHED:
             raise EngineError(NAME, f"the answer ended with {reason!r}", True)
-        thought, content = text.parts()
+        thought, content = pieces.parts()
         if not content.strip():
             cut = " before its reasoning ended" if reason == "length" else ""
             raise EngineError(NAME, f"the model answered nothing{cut}", True)
@@ -172,7 +171,7 @@ class VllmEngine:
             finish_reason="length" if _FINISHED[reason] == "length" else "stop",
             model=adapter.lora_name if adapter else self.model,
             prompt_tokens=asked,
-            completion_tokens=text.tokens,
+            completion_tokens=pieces.tokens,
             latency_ms=_ms(time.monotonic() - started),
             reasoning=thought,
             cached_tokens=output.num_cached_tokens,

@@ -87,11 +87,15 @@ def load(recipe: Recipe, figures: Any) -> Any:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # traffic that nobody asked for
     if "VLLM_CONFIGURE_LOGGING" not in os.environ:
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(LOGGING))
+    from vllm.reasoning import ReasoningParserManager
     from vllm.v1.engine.async_llm import AsyncLLM
 
     with heard() as first_error:
         try:
-            return AsyncLLM.from_engine_args(recipe.engine_arguments(), stat_loggers=[lambda *_: figures])
+            arguments = recipe.engine_arguments()
+            if arguments.reasoning_parser_plugin:
+                ReasoningParserManager.import_reasoning_parser(arguments.reasoning_parser_plugin)
+            return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: figures])
         except Exception as error:
             reason = first_error() or str(error) or type(error).__name__
             raise LoadFailed(recipe.model, device(), " ".join(reason.split())[:_REASON_CHARS]) from error
