@@ -6,6 +6,7 @@ A line of JSON on stdin is one run, a line on stdout what it took: {"requests": 
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -62,14 +63,18 @@ async def _run(llm: AsyncLLM, asked: dict[str, Any], number: int) -> dict[str, A
 
 
 async def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM's processes write there too
     args = AsyncEngineArgs(**json.loads(sys.argv[1]), disable_log_stats=True)
     llm = AsyncLLM.from_engine_args(args, stat_loggers=[_Silent])
     loop = asyncio.get_running_loop()
-    print(json.dumps({"ready": True}), flush=True)
+    answers.write('{"ready": true}\n')
+    answers.flush()
     number = 0
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         number += 1
-        print(json.dumps(await _run(llm, json.loads(line), number)), flush=True)
+        answers.write(f"{json.dumps(await _run(llm, json.loads(line), number))}\n")
+        answers.flush()
     llm.shutdown()
 
 

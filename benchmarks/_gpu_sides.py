@@ -143,11 +143,11 @@ class Direct:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        for line in self._process.stdout:  # vLLM writes there too
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        raise RuntimeError(f"the direct driver ended with status {self._process.wait()}")
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the direct driver ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def _requests(text: str, agents: int) -> list[dict[str, Any]]:
