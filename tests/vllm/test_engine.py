@@ -15,6 +15,8 @@ from fleet.stack import vllm
 from workers.gpu.engine import VllmEngine
 from workers.gpu.loading import Recipe
 
+pytestmark = pytest.mark.timeout(900)  # engines start in 20 to 60 s, some tests need several
+
 SCHEMA = {
     "type": "object",
     "properties": {"answer": {"type": "string", "minLength": 1, "maxLength": 40}},

@@ -11,6 +11,8 @@ from tests.harness import Process, ValkeyServer, wait_until
 from tests.vllm.bench import Bench, open_bench
 from tests.vllm.conftest import NewWorker, VllmWorker
 
+pytestmark = pytest.mark.timeout(900)  # engines start in 20 to 60 s, some tests need several
+
 
 @pytest.fixture
 def bench(valkey_server: ValkeyServer) -> Iterator[Bench]:
@@ -19,12 +21,13 @@ def bench(valkey_server: ValkeyServer) -> Iterator[Bench]:
 
 
 def refused(worker: VllmWorker, *options: str) -> tuple[int, str]:
-    """Exit status and last line of a worker that does not start."""
+    """Exit status and reason of a worker that does not start."""
     worker.command += options
     worker.spawn()
     assert worker.popen is not None
     status = worker.popen.wait(120)
-    return status, worker.output().strip().splitlines()[-1]
+    [line] = [line for line in worker.output().splitlines() if line.startswith("worker: ")]
+    return status, line
 
 
 @pytest.mark.parametrize(

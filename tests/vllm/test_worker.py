@@ -11,6 +11,8 @@ from tests.harness import ValkeyServer, wait_until
 from tests.vllm.bench import Bench, open_bench
 from tests.vllm.conftest import VllmWorker
 
+pytestmark = pytest.mark.timeout(900)  # engines start in 20 to 60 s, some tests need several
+
 # Longer than four blocks of 128 tokens, which is what the prefix cache shares on a processor.
 LONG = "The service keeps the rates of currencies and answers in two milliseconds. " * 60
 

@@ -13,6 +13,8 @@ from workers.gpu.first_error import heard
 LOGGING = Path(__file__).with_name("logging.json")
 # Tokens that the engine hands over at once, but for the first: fewer wake-ups of the loop, and still several a second.
 STREAM_INTERVAL = 4
+# Small models fill what space they are given between two values, and the answer is cut before its end.
+GRAMMAR = {"backend": "xgrammar", "disable_any_whitespace": True}
 _REASON_CHARS = 500
 
 
@@ -62,6 +64,7 @@ class Recipe:
 
     def engine_arguments(self) -> Any:
         """vLLM's AsyncEngineArgs. Raises: whatever vLLM does when it does not know one, or finds it wrong."""
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
 
         ours = {
@@ -69,13 +72,13 @@ class Recipe:
             "max_num_seqs": self.slots,
             "served_model_name": self.model,
             "enable_prefix_caching": True,
-            # Small models fill what space they are given between two values, and the answer is cut before its end.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "stream_interval": STREAM_INTERVAL,
             "enable_lora": bool(self.adapters),
             "disable_log_stats": True,  # `Figures` takes them
         }
-        return AsyncEngineArgs(**{**ours, **self.engine_args})
+        given = dict(self.engine_args)
+        grammar = {**GRAMMAR, **given.pop("structured_outputs_config", {})}
+        return AsyncEngineArgs(**{**ours, **given}, structured_outputs_config=StructuredOutputsConfig(**grammar))
 
 
 def load(recipe: Recipe, figures: Any) -> Any:
