@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,16 @@ TASK = "Design {} of an exchange office: keep the rates of all currencies and an
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run. `cpu_s` by who used it: engine (vLLM's processes), front (the one that asks it), rest."""
+    """One measured run. `cpu_s` by who used it: engine (vLLM's processes), front (the one that asks it), rest.
+
+    For each request, `first_ms` is the time to its first token and `asked_ms` that until the engine was asked, both
+    from its submission.
+    """
 
     wall_s: float
     tokens: int
     first_ms: list[float]
+    asked_ms: list[float] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
@@ -91,7 +96,7 @@ class Cpu:
         done = run()
         after = self.used()
         cpu_s = {name: after[name] - before[name] for name in after}
-        return Run(done.wall_s, done.tokens, done.first_ms, cpu_s, done.notes)
+        return replace(done, cpu_s=cpu_s)
 
 
 def here() -> int:
@@ -184,13 +189,13 @@ class Parts:
             sent[self._dispatcher.submit_deliberation(_request(work.task, agents))[0]] = at
         ended = _await(self.store, after, work.size, {TaskCompleted.SUBJECT, TaskFailed.SUBJECT})
         given = [(sent[id], one) for id in sent for one in self.store.deliberations.answers(id)[FIRST_STEP].values()]
-        return Run(ended - began, _tokens([one for _, one in given]), [_first_ms(at, one) for at, one in given])
+        return _run_of(ended - began, given)
 
     def one_at_a_time(self, work: Work, count: int) -> Run:
         """As a worker that takes one part at a time: the next of `count` is submitted when the last is answered."""
         runs = [self.run(Work(1, work.number + place, 1)) for place in range(count)]
-        first_ms = [first for run in runs for first in run.first_ms]
-        return Run(sum(run.wall_s for run in runs), sum(run.tokens for run in runs), first_ms)
+        wall_s, tokens = sum(run.wall_s for run in runs), sum(run.tokens for run in runs)
+        return Run(wall_s, tokens, [run.first_ms[0] for run in runs], [run.asked_ms[0] for run in runs])
 
     def close(self) -> None:
         self.store.close()
@@ -199,7 +204,7 @@ class Parts:
         """While somebody listens to all that is written, as the listener does."""
         with _listening(self.store) as heard:
             run = self.run(work)
-        return Run(run.wall_s, run.tokens, run.first_ms, run.cpu_s, {"messages": len(heard)})
+        return replace(run, notes={"messages": len(heard)})
 
 
 @contextmanager
@@ -235,10 +240,9 @@ class Deliberations:
                 at = time.time()
                 sent[str(client.post("/v1/deliberations", _body(work.task, agents))["deliberation_id"])] = at
         ended = _await(self._store, after, len(sent), _FINISHED)
-        steps = {id: self._store.deliberations.answers(id) for id in sent}
-        answers = [one for given in steps.values() for step in given.values() for one in step.values()]
-        first_ms = [_first_ms(sent[id], one) for id, given in steps.items() for one in given[FIRST_STEP].values()]
-        return Run(ended - began, _tokens(answers), first_ms, notes=self._statuses(sent))
+        found = self._store.deliberations
+        given = [(at, one) for id, at in sent.items() for step in found.answers(id).values() for one in step.values()]
+        return replace(_run_of(ended - began, given), notes=self._statuses(sent))
 
     def close(self) -> None:
         self._store.close()
@@ -294,14 +298,15 @@ def _await(store: Store, after: str, count: int, subjects: set[str]) -> float:
     raise RuntimeError(f"{count} answers are missing after {LIMIT_S:g} s")
 
 
-def _tokens(answers: Sequence[Answer]) -> int:
-    """Those of answers that were cut count as well; an engine's failure has none, and would spoil the figure."""
-    failed = [one.failure for one in answers if not one.completion_tokens]
+def _run_of(wall_s: float, given: Sequence[tuple[float, Answer]]) -> Run:
+    """Of answers, each with the Unix time at which its deliberation was submitted.
+
+    Answers that were cut count as others do. An engine's failure has no tokens, and would spoil the figure.
+    """
+    failed = [one.failure for _, one in given if not one.completion_tokens or one.first_token_ms is None]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(answers)} answers failed: {failed[0]}")
-    return sum(one.completion_tokens for one in answers)
-
-
-def _first_ms(sent: float, answer: Answer) -> float:
-    """From its deliberation's submission to the part's first token; some tenths of a millisecond too many."""
-    return answer.created_at_ms - answer.latency_ms + (answer.first_token_ms or 0) - sent * 1000
+        raise RuntimeError(f"{len(failed)} of {len(given)} answers failed: {failed[0]}")
+    # Some tenths of a millisecond too many: what it takes to read the answer.
+    asked_ms = [one.created_at_ms - one.latency_ms - sent * 1000 for sent, one in given]
+    first_ms = [asked + (one.first_token_ms or 0) for asked, (_, one) in zip(asked_ms, given, strict=True)]
+    return Run(wall_s, sum(one.completion_tokens for _, one in given), first_ms, asked_ms)

@@ -68,8 +68,12 @@ def queue_for(model: str | None, settings: Settings) -> str:
 
 
 def slug(model: str) -> str:
-    """A model's name as part of a queue's: Qwen/Qwen3-0.6B is qwen-qwen3-0.6b."""
-    return re.sub(r"[^a-z0-9.]+", "-", model.lower()).strip("-.")
+    """A model's name as part of a queue's: Qwen/Qwen3-0.6B is qwen-qwen3-0.6b.
+
+    Where that leaves out more than the case and the slash, a digest tells such names apart.
+    """
+    plain = re.sub(r"[^a-z0-9.]+", "-", model.lower()).strip("-.")
+    return plain if plain == model.lower().replace("/", "-") else f"{plain}-{digest(model)[:6]}".lstrip("-")
 
 
 def lane(queue: str, step: str) -> str:

@@ -144,8 +144,8 @@ class Settings(BaseSettings):
         default_factory=dict, description="GPU workers: folders of the model's LoRA adapters by name, as a JSON object"
     )
     gpu_hang_s: float = Field(
-        120.0,
-        gt=0,
+        45.0,
+        ge=5,
         allow_inf_nan=False,
         description="GPU workers: seconds without an answer from the engine's process after which it counts as dead",
     )

@@ -34,8 +34,8 @@ _DEAD_AFTER_MS = 6_000  # half of the lease after which the broker hands a messa
 
 @dataclass(frozen=True, slots=True)
 class PartStart:
-    """Whether an agent's part is to run ("run"), to wait until no other suspect runs beside it ("suspect"), to be given
-    up for the deaths that it was in ("exhausted") or is not wanted ("unwanted").
+    """Whether an agent's part is to run ("run"), was in more `deaths` than the caller knew of ("suspect"), is to be
+    given up for them ("exhausted") or is not wanted ("unwanted").
 
     `sets_deadline` for the first part of a step, and for one that was started before and may have died since.
     """
@@ -45,6 +45,7 @@ class PartStart:
     deadline_s: float = 0.0
     remaining_s: float = 0.0
     sets_deadline: bool = False
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +117,24 @@ class Deliberations:
         self._scripts.run("settle", [deliberation_key(id), base.DUE], [id, step or ""])
 
     def start_part(
-        self, attempt: Attempt, lane: str, most_deaths: int, started: Event, *, alone: bool = False
+        self, attempt: Attempt, lane: str, most_deaths: int, started: Event, *, deaths: int = 0
     ) -> PartStart:
         """Asks whether a part is still wanted. The first start of all logs `started` and starts the clock.
 
-        An attempt that was not renewed for 6 s has died. `alone` when no other suspect runs in this process.
+        An attempt that was not renewed for 6 s has died. `deaths` is how many the caller knows that the part was in.
         """
         part = attempt.part
         id = part.deliberation_id
         keys = [deliberation_key(id), answers_key(id), attempts_key(id), unstarted_key(lane), watermark_key(lane)]
-        args = [id, part.step, part.agent_id, attempt.id, most_deaths, int(alone), _DEAD_AFTER_MS]
+        args = [id, part.step, part.agent_id, attempt.id, most_deaths, deaths, _DEAD_AFTER_MS]
         verdict, *rest = self._scripts.run(
             "start_part", [*keys, base.EVENTS], [*args, started.subject, started.payload()]
         )
         if verdict == "unwanted":
             return PartStart(verdict)
-        task, deadline_ms, remaining_ms, sets = rest
-        return PartStart(verdict, Task.model_validate_json(task), deadline_ms / 1000, remaining_ms / 1000, bool(sets))
+        task, deadline_ms, remaining_ms, sets, found = rest
+        deadline_s, remaining_s = deadline_ms / 1000, remaining_ms / 1000
+        return PartStart(verdict, Task.model_validate_json(task), deadline_s, remaining_s, bool(sets), found)
 
     def renew(self, attempts: Sequence[Attempt], leaving: bool = False) -> set[Attempt]:
         """Says that these attempts run, or that their worker is about to end; returns those nobody wants any more."""

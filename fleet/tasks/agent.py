@@ -1,9 +1,9 @@
 """An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
 
-import contextlib
+import functools
 import secrets
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,14 @@ from fleet.models import Answer, Failure, Generated, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.cancellations import cancellations
-from fleet.tasks.process import hosted, patient, runtime
+from fleet.tasks.process import hosted, leaving, patient, runtime
+from fleet.tasks.suspects import suspects
 from fleet.tasks.tokens import tokens
 
 log = structlog.get_logger(__name__)
 
 TEMPERATURE = 0.7
 SPREAD = 1.3  # temperature of every agent but the first, for diversity
-
-
-_suspects = threading.Lock()
 
 
 @shared_task(name=ANSWER, ignore_result=True)  # type: ignore[untyped-decorator]
@@ -42,29 +40,50 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
     started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
     attempt = Attempt(part, secrets.token_hex(8))
-    with contextlib.ExitStack() as alone:
-        start = _start(attempt, lane(queue, step), started)
-        if start.verdict == "suspect":  # what was in so many deaths runs without its like, so that the culprit is found
-            alone.enter_context(_suspects)
-            start = _start(attempt, lane(queue, step), started, alone=True)
-        if start.task is None:
-            log.info("part.unwanted")
-            return part.id
-        try:
-            given = _answer(attempt, start.task, start)
-        except EngineDied as error:
-            _give_back(attempt, died=error.running)
-            log.warning("part.given_back", reason=str(error))
-            raise Reject(str(error), requeue=True) from error
-    kept = _record(part, start.task, given)
+    ended = _attempted(attempt, functools.partial(_start, attempt, lane(queue, step), started))
+    if ended is None:
+        log.info("part.unwanted")
+        return part.id
+    task, given = ended
+    kept = _record(part, task, given)
     log.info("part.answered", ok=given.ok, kept=kept, failure=given.failure and given.failure.message)
     return part.id
 
 
+def _attempted(attempt: Attempt, start: Callable[[int], PartStart]) -> tuple[Task, Answer] | None:
+    """The task and the answer, None when nobody wants it. Raises: Reject when the engine has died."""
+    deaths = 0
+    while True:
+        with suspects.admitted(deaths, runtime().settings.part_deaths, lambda: _wanted(attempt.part)) as admitted:
+            if not admitted:
+                return None
+            found = start(deaths)
+            if found.verdict != "suspect":
+                return _answered_or_given_back(attempt, found)
+        deaths = found.deaths
+
+
+def _answered_or_given_back(attempt: Attempt, start: PartStart) -> tuple[Task, Answer] | None:
+    if start.task is None:
+        return None
+    try:
+        return start.task, _answer(attempt, start.task, start)
+    except EngineDied as error:
+        _give_back(attempt, died=error.running and not leaving())
+        log.warning("part.given_back", reason=str(error))
+        raise Reject(str(error), requeue=True) from error
+
+
 @patient
-def _start(attempt: Attempt, place: str, started: DeliberationStarted, *, alone: bool = False) -> PartStart:
+def _wanted(part: Part) -> bool:
+    where = runtime().store.deliberations.where(part.deliberation_id)
+    return where is not None and not where.status.final and where.step == part.step and not where.sealed
+
+
+@patient
+def _start(attempt: Attempt, place: str, started: DeliberationStarted, deaths: int) -> PartStart:
     here, part = runtime(), attempt.part
-    start = here.store.deliberations.start_part(attempt, place, here.settings.part_deaths, started, alone=alone)
+    start = here.store.deliberations.start_part(attempt, place, here.settings.part_deaths, started, deaths=deaths)
     if start.sets_deadline:
         here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
     return start

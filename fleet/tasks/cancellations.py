@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 
 import structlog
-from celery.worker import state
 from redis.exceptions import RedisError
 
 from fleet.engines.base import Cancellation
 from fleet.store import Attempt, Store
+from fleet.tasks.process import leaving
 
 log = structlog.get_logger(__name__)
 
@@ -62,17 +62,11 @@ class Cancellations:
                 log.exception("cancellations.failed")
 
     def _tell(self, running: dict[Attempt, Cancellation], store: Store) -> None:
-        for attempt in store.deliberations.renew(list(running), _leaving()):
+        for attempt in store.deliberations.renew(list(running), leaving()):
             cancellation, part = running[attempt], attempt.part
             if not cancellation.is_set():
                 log.info("part.cancelled", deliberation_id=part.deliberation_id, step=part.step, agent_id=part.agent_id)
                 cancellation.set()
-
-
-def _leaving() -> bool:
-    """Whether this worker was told to end; one whose engine died ends too, but of what it ran."""
-    flags = (state.should_stop, state.should_terminate)
-    return any(flag is not None and flag is not False and flag != os.EX_SOFTWARE for flag in flags)
 
 
 cancellations = Cancellations()

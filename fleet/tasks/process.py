@@ -1,6 +1,7 @@
 """The runtime of this worker process."""
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from celery.signals import task_postrun, task_prerun, worker_process_shutdown, worker_shutdown
+from celery.worker import state
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError, TimeoutError
 
@@ -45,6 +47,12 @@ def host(engine: HostedEngine) -> None:
 def hosted() -> HostedEngine | None:
     """The engine that is part of this process, if there is one."""
     return _hosted
+
+
+def leaving() -> bool:
+    """Whether this worker was told to end; one whose engine died ends too, but of what it ran."""
+    flags = (state.should_stop, state.should_terminate)
+    return any(flag is not None and flag is not False and flag != os.EX_SOFTWARE for flag in flags)
 
 
 def patient(call: Callable[P, T]) -> Callable[P, T]:

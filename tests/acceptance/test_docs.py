@@ -43,6 +43,7 @@ from fleet.engines.config import EngineConfig
 from fleet.engines.scripted import ScriptedEngine
 from tests.acceptance.conftest import RunningFleet, start_fleet
 from tests.harness import free_port
+from tests.unit.engines.openai_server import completion, says, streams
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -141,26 +142,15 @@ class Answers(BaseHTTPRequestHandler):
     engine = ScriptedEngine(EngineConfig("scripted"))
 
     def do_GET(self) -> None:
-        self._say({"object": "list", "data": [{"id": "scripted", "object": "model", "created": 0, "owned_by": "x"}]})
+        listed = [{"id": "scripted", "object": "model", "created": 0, "owned_by": "x"}]
+        says({"object": "list", "data": listed})(self)
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         messages = tuple(Message(one["role"], one["content"]) for one in asked["messages"])
         schema = asked["response_format"]["json_schema"]["schema"]
         made = self.engine.generate(Generation(messages, schema, max_tokens=asked["max_tokens"]))
-        message = {"role": "assistant", "content": made.text}
-        choice = {"index": 0, "finish_reason": made.finish_reason, "message": message}
-        usage = {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.completion_tokens, "total_tokens": 0}
-        about = {"id": "x", "object": "chat.completion", "created": 0, "model": asked["model"]}
-        self._say({**about, "choices": [choice], "usage": usage})
-
-    def _say(self, document: Any) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        streams(*completion(made.text, made.finish_reason))(self)
 
     def log_message(self, *_: Any) -> None:
         """Says nothing."""

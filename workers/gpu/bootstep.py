@@ -13,7 +13,7 @@ from celery.worker import state
 from fleet.cluster import GPU_QUEUE, on_gpu
 from fleet.dispatch import slug
 from fleet.settings import get_settings, refuse
-from fleet.tasks.process import host
+from fleet.tasks.process import host, leaving
 from workers.gpu.engine import VllmEngine, kill_processes
 from workers.gpu.loading import LoadFailed, Recipe, Stopped, device
 
@@ -35,17 +35,17 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **kwargs)
         settings = get_settings()
         _check_pool(worker)
-        _check_queues(worker.app.amqp.queues.consume_from, settings.gpu_model)
         try:
             recipe = Recipe.from_settings(settings, worker.concurrency)
         except LoadFailed as error:
             refuse("worker", str(error))
+        _check_queues(worker.app.amqp.queues.consume_from, recipe.name)
         self._engine = VllmEngine(recipe, _end_worker)
 
     def start(self, parent: Any) -> None:  # noqa: ARG002
         log.info("engine.loads", model=self._engine.model, device=device())
         try:
-            self._engine.load(_told_to_end)
+            self._engine.load(leaving)
         except Stopped:
             sys.exit(os.EX_OK)
         except LoadFailed as error:
@@ -62,10 +62,6 @@ class EngineHost(bootsteps.StartStopStep):  # type: ignore[misc]
         self._engine.close()
 
 
-def _told_to_end() -> bool:
-    return state.should_stop is not None or state.should_terminate is not None
-
-
 def _check_pool(worker: Any) -> None:
     """Refuses what would ask the engine for one thing at a time."""
     if not issubclass(worker.pool_cls, TaskPool):
@@ -75,9 +71,9 @@ def _check_pool(worker: Any) -> None:
         refuse("worker", "-c 1 would give the engine one request at a time: leave -c away, or set FLEET_GPU_SLOTS")
 
 
-def _check_queues(queues: Any, model: str | None) -> None:
+def _check_queues(queues: Any, model: str) -> None:
     """Refuses queues whose work this worker cannot do."""
-    own = f"{GPU_QUEUE}.{slug(model or '')}"
+    own = f"{GPU_QUEUE}.{slug(model)}"
     for queue in sorted(queues):
         if not on_gpu(queue):
             refuse("worker", f"the queue {queue} is not for GPU workers: use -Q {GPU_QUEUE}, or -Q {own}")
@@ -90,7 +86,8 @@ def _end_worker(reason: str) -> None:
 
     Nothing could wake the engine again: whoever supervises the worker starts a new one.
     """
-    state.should_stop = os.EX_SOFTWARE
+    if not leaving():
+        state.should_stop = os.EX_SOFTWARE
     threading.Thread(target=_insist, args=(reason,), name="last-words", daemon=True).start()
 
 

@@ -22,14 +22,15 @@ from fleet.engines.base import Completion, Generation
 from fleet.engines.reasoning import AnswerText
 from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout
 from workers.gpu import gauges
-from workers.gpu.answer import Pieces
+from workers.gpu.answer import Pieces, Thoughts
 from workers.gpu.figures import Figures
-from workers.gpu.loading import Recipe, Stopped, load
+from workers.gpu.loading import Recipe, Stopped, load, load_adapters
 
 log = structlog.get_logger(__name__)
 
 NAME = "vllm"
 PROBE_S = 1.0
+SILENT_S = 5.0  # without an answer for longer, it may have died
 LIVE_S = 20.0  # without an answer for longer, it does not count as live
 _REASON_CHARS = 500
 _FINISHED = {"stop": "stop", "length": "length", "repetition": "length"}
@@ -41,7 +42,7 @@ class VllmEngine:
     name = NAME
 
     def __init__(self, recipe: Recipe, on_death: Callable[[str], None] = lambda _: None):
-        self.model, self._recipe, self._on_death = recipe.model, recipe, on_death
+        self.model, self._recipe, self._on_death = recipe.name, recipe, on_death
         self._loop = asyncio.new_event_loop()
         self._figures = Figures()
         self._lock = threading.Lock()
@@ -50,6 +51,7 @@ class VllmEngine:
         self._death: str | None = None
         self._answered_at = time.monotonic()
         self._llm: Any = None
+        self._adapters: dict[str, Any] = {}
         self._requests = 0
 
     def load(self, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -69,18 +71,18 @@ class VllmEngine:
 
     def generate(self, request: Generation) -> Completion:
         """As the contract; `timeout_s` counts from here."""
-        heard = AnswerText(request.on_text)
-        running = self._submit(request, heard)
+        started, heard = time.monotonic(), AnswerText(request.on_text)
+        running = self._submit(request, heard, started)
         request.cancellation.when_set(running.cancel)
         try:
             return running.result()
         except CancelledError:
-            if self._death:
-                raise EngineDied(NAME, self._death) from None
-            if request.cancellation.is_set():
+            if request.cancellation.is_set() and not self._death:
                 raise EngineCancelled(NAME, "the request was cancelled") from None
-            raise EngineError(NAME, "the engine was closed", True) from None
+            raise self._ended(started) from None
         except TimeoutError:
+            if self._has_died():
+                raise self._ended(started) from None
             raise EngineTimeout(NAME, f"no whole answer within {request.timeout_s:g} s", True) from None
         finally:
             heard.close()  # the loop may take a moment to hear that nobody waits
@@ -101,7 +103,7 @@ class VllmEngine:
         return self._death is None and time.monotonic() - self._answered_at < LIVE_S
 
     def close(self) -> None:
-        """Gives up what runs, with an EngineError for its callers, and ends vLLM's processes. May be called twice."""
+        """Gives up what runs, for it to be done elsewhere, and ends vLLM's processes. May be called twice."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -111,6 +113,19 @@ class VllmEngine:
         kill_processes()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
+    def _ended(self, started: float) -> EngineDied:
+        """What a request gets that began at `started`. What came to an engine that hung already did not kill it."""
+        if not self._death:
+            return EngineDied(NAME, "the engine was closed", running=False)
+        return EngineDied(NAME, self._death, running=started < self._answered_at + SILENT_S)
+
+    def _has_died(self) -> bool:
+        """Whether an engine that is silent is dead, as soon as that is known: it may have been so for a while."""
+        while time.monotonic() - self._answered_at > SILENT_S and not self._death:
+            if self._closed.wait(PROBE_S):
+                break
+        return self._death is not None or self._closed.is_set()
+
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
@@ -118,40 +133,43 @@ class VllmEngine:
     async def _load(self) -> None:
         """Blocks the loop, on which nothing else runs yet; vLLM takes the loop that it is made on for its own."""
         self._llm = load(self._recipe, self._figures)
+        self._thoughts = Thoughts(self._llm)
+        self._defaults = self._llm.model_config.get_diff_sampling_param()  # read once: it may ask the hub
+        self._adapters = await load_adapters(self._llm, self._recipe)
 
-    def _submit(self, request: Generation, heard: AnswerText) -> Future[Completion]:
+    def _submit(self, request: Generation, heard: AnswerText, started: float) -> Future[Completion]:
         with self._lock:
-            if self._death:
-                raise EngineDied(NAME, self._death, running=False)
-            if self._closed.is_set():
-                raise EngineError(NAME, "the engine is closed", True)
+            if self._death or self._closed.is_set():
+                raise EngineDied(NAME, self._death or "the engine is closed", running=False)
             self._requests += 1
-            answer = self._answer(request, heard, f"{self._requests}")
+            answer = self._answer(request, heard, f"{self._requests}", started)
             running: Future[Completion] = asyncio.run_coroutine_threadsafe(answer, self._loop)
             self._running.add(running)
             return running
 
-    async def _answer(self, request: Generation, heard: AnswerText, id: str) -> Completion:
+    async def _answer(self, request: Generation, heard: AnswerText, id: str, started: float) -> Completion:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         try:
-            async with asyncio.timeout(request.timeout_s):
-                return await self._generated(request, heard, id)
+            async with asyncio.timeout(request.timeout_s - (time.monotonic() - started)):
+                return await self._generated(request, heard, id, started)
         except EngineDeadError:
             self._die("its process ended or failed")
             raise asyncio.CancelledError from None
         except EngineGenerateError as error:
+            if self._llm.errored:  # what failed is not this request alone
+                self._die(f"it failed: {error.__cause__ or error}")
+                raise asyncio.CancelledError from None
             raise EngineError(NAME, f"it failed: {error.__cause__ or error}", True) from error
         except VLLMClientError as error:
             raise EngineError(NAME, f"it refused the request: {error}"[:_REASON_CHARS]) from error
 
-    async def _generated(self, request: Generation, heard: AnswerText, id: str) -> Completion:
+    async def _generated(self, request: Generation, heard: AnswerText, id: str, started: float) -> Completion:
         """Raises: asyncio.CancelledError when the engine died; leaving it aborts the request in the engine."""
-        started = time.monotonic()
         adapter, prompt = self._adapter(request), await self._prompt(request)
         asked = len(prompt["prompt_token_ids"])
-        pieces = Pieces(self._llm, prompt["prompt_token_ids"], heard)
+        pieces = Pieces(self._thoughts, prompt["prompt_token_ids"], heard)
         output = None
         async for output in self._llm.generate(prompt, self._sampling(request, asked), id, lora_request=adapter):
             pieces.add(output.outputs[0])
@@ -163,9 +181,8 @@ class VllmEngine:
         if reason not in _FINISHED:
             raise EngineError(NAME, f"the answer ended with {reason!r}", True)
         thought, content = pieces.parts()
-        if not content.strip():
-            cut = " before its reasoning ended" if reason == "length" else ""
-            raise EngineError(NAME, f"the model answered nothing{cut}", True)
+        if not content.strip() and _FINISHED[reason] == "stop":
+            raise EngineError(NAME, "the model answered nothing", True)
         return Completion(
             text=content,
             finish_reason="length" if _FINISHED[reason] == "length" else "stop",
@@ -198,13 +215,13 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         room = self._llm.model_config.max_model_len - prompt_tokens
-        defaults = self._llm.model_config.get_diff_sampling_param()
         return SamplingParams(
-            **defaults
+            **self._defaults
             | {
                 "temperature": request.temperature,
                 "max_tokens": min(request.max_tokens, room),
                 "structured_outputs": StructuredOutputsParams(json=request.schema),
+                "skip_special_tokens": self._thoughts.skip_special_tokens,
                 "output_kind": RequestOutputKind.DELTA if request.on_text else RequestOutputKind.FINAL_ONLY,
             }
         )
@@ -215,13 +232,10 @@ class VllmEngine:
             raise EngineError(NAME, f"it has the model {self.model}, not {request.model}")
         if request.adapter is None:
             return None
-        names = list(self._recipe.adapters)
-        if request.adapter not in names:
-            raise EngineError(NAME, f"there is no adapter {request.adapter} here, only: {', '.join(names) or 'none'}")
-        from vllm.lora.request import LoRARequest
-
-        folder = self._recipe.adapters[request.adapter]
-        return LoRARequest(request.adapter, names.index(request.adapter) + 1, folder)
+        if request.adapter not in self._adapters:
+            names = ", ".join(self._adapters) or "none"
+            raise EngineError(NAME, f"there is no adapter {request.adapter} here, only: {names}")
+        return self._adapters[request.adapter]
 
     def _probe(self) -> None:
         """Asks the engine's process for a sign of life, again and again: one that is stuck never raises anything."""
@@ -230,6 +244,8 @@ class VllmEngine:
             try:
                 asked.result(self._answered_at + self._recipe.hang_s - time.monotonic())
                 self._answered_at = time.monotonic()
+                if self._llm.errored:
+                    self._die("it failed")
             except TimeoutError:
                 self._die(f"it did not answer for {self._recipe.hang_s:g} s")
             except Exception as error:  # noqa: BLE001 - vLLM raises just that

@@ -43,6 +43,11 @@ class Recipe:
     adapters: Mapping[str, str] = field(default_factory=dict)
     hang_s: float = 120.0
 
+    @property
+    def name(self) -> str:
+        """What the model is called by those who ask for it."""
+        return str(self.engine_args.get("served_model_name", self.model))
+
     @classmethod
     def from_settings(cls, settings: Settings, slots: int) -> "Recipe":
         """Raises: LoadFailed when the settings name no model, or say the same thing twice and differently."""
@@ -50,11 +55,13 @@ class Recipe:
         if model is None:
             raise LoadFailed("(none)", device(), "FLEET_GPU_MODEL names no model")
         given = dict(settings.gpu_engine_args)
-        parsers = {one.reasoning_parser for one in settings.profiles.values() if one.model in (None, model)} - {None}
+        names = (None, model, given.get("served_model_name"))
+        parsers = {one.reasoning_parser for one in settings.profiles.values() if one.model in names}
+        parsers = (parsers | {given.get("reasoning_parser")}) - {None}
         if len(parsers) > 1:
-            raise LoadFailed(model, device(), f"FLEET_PROFILES name several reasoning parsers: {parsers}")
-        for parser in parsers:
-            given.setdefault("reasoning_parser", parser)
+            raise LoadFailed(model, device(), f"its profiles and arguments name several reasoning parsers: {parsers}")
+        if parsers:
+            given["reasoning_parser"] = parsers.pop()
         for name, value in (("model", model), ("max_num_seqs", slots)):
             if given.get(name, value) != value:
                 raise LoadFailed(
@@ -74,6 +81,7 @@ class Recipe:
             "enable_prefix_caching": True,
             "stream_interval": STREAM_INTERVAL,
             "enable_lora": bool(self.adapters),
+            "max_loras": max(1, len(self.adapters)),  # fewer, and requests for different ones wait for each other
             "disable_log_stats": True,  # `Figures` takes them
         }
         given = dict(self.engine_args)
@@ -100,8 +108,24 @@ def load(recipe: Recipe, figures: Any) -> Any:
                 ReasoningParserManager.import_reasoning_parser(arguments.reasoning_parser_plugin)
             return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: figures])
         except Exception as error:
-            reason = first_error() or str(error) or type(error).__name__
-            raise LoadFailed(recipe.model, device(), " ".join(reason.split())[:_REASON_CHARS]) from error
+            raise LoadFailed(recipe.model, device(), _short(first_error() or error)) from error
+
+
+async def load_adapters(llm: Any, recipe: Recipe) -> dict[str, Any]:
+    """vLLM's requests for the adapters by name, each loaded once: one that does not fit kills the engine later.
+
+    Raises: LoadFailed.
+    """
+    from vllm.lora.request import LoRARequest
+
+    requests = {}
+    for number, (name, folder) in enumerate(recipe.adapters.items(), 1):
+        requests[name] = LoRARequest(name, number, str(Path(folder).expanduser()))
+        try:
+            await llm.add_lora(requests[name])
+        except Exception as error:
+            raise LoadFailed(recipe.model, device(), f"adapter {name}: {_short(error)}") from error
+    return requests
 
 
 def device() -> str:
@@ -118,3 +142,8 @@ def _check_folder(recipe: Recipe) -> None:
         path = Path(name).expanduser()
         if (what != "model" or name.startswith(("/", "./", "../", "~"))) and not path.is_dir():
             raise LoadFailed(recipe.model, device(), f"there is no folder {path} of the {what}")
+
+
+def _short(reason: object) -> str:
+    """In one line; vLLM's have many."""
+    return (" ".join(str(reason).split()) or type(reason).__name__)[:_REASON_CHARS]

@@ -1,9 +1,9 @@
 -- An agent asks whether its part is still wanted; the first one starts the deliberation's clock.
 -- KEYS: deliberation, answers, attempts, unstarted, watermark, events
--- ARGV: id, step, agent, attempt, most deaths, 1 if no other suspect runs beside it, ms without a word that are a death,
+-- ARGV: id, step, agent, attempt, most deaths, how many the caller knows of, ms without a word that are a death,
 --       subject and payload of the started event
--- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline}
--- verdict: run | suspect (one more death and it is given up: ask again when no other suspect runs) | exhausted | unwanted
+-- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline, deaths}
+-- verdict: run | suspect (it was in more deaths than the caller knows of) | exhausted | unwanted
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'task')
 local part = ARGV[2] .. '.' .. ARGV[3]
 local member = ARGV[1] .. '.' .. part
@@ -39,10 +39,10 @@ end
 local verdict = 'run'
 if attempts.deaths >= tonumber(ARGV[5]) then
   verdict = 'exhausted'
-elseif attempts.deaths > 0 and attempts.deaths == ARGV[5] - 1 and ARGV[6] == '0' then
+elseif attempts.deaths > tonumber(ARGV[6]) then
   verdict = 'suspect'
 else
   attempts.running[ARGV[4]] = now
 end
 redis.call('HSET', KEYS[3], part, cjson.encode(attempts))
-return {verdict, state[6], deadline, math.max(0, deadline - now), (first or again) and 1 or 0}
+return {verdict, state[6], deadline, math.max(0, deadline - now), (first or again) and 1 or 0, attempts.deaths}

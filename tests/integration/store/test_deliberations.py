@@ -47,10 +47,10 @@ def accepted(store: Store, id: str = "d1", timeout_ms: int = 300_000) -> None:
     assert store.deliberations.open_step(task(id), PROPOSE, AGENTS, QUEUE, QUEUE) == list(AGENTS)
 
 
-def start(store: Store, agent: str = AGENTS[0], id: str = "d1", attempt: str = "a1", alone: bool = False) -> str:
+def start(store: Store, agent: str = AGENTS[0], id: str = "d1", attempt: str = "a1", deaths: int = 0) -> str:
     started = DeliberationStarted(status="IN_PROGRESS", **about(id))
     one = Attempt(Part(id, PROPOSE, agent), attempt)
-    return store.deliberations.start_part(one, QUEUE, 3, started, alone=alone).verdict
+    return store.deliberations.start_part(one, QUEUE, 3, started, deaths=deaths).verdict
 
 
 def record(store: Store, agent: str, step: str = PROPOSE) -> bool:
@@ -144,33 +144,35 @@ def fall_silent(store: Store, attempt: str) -> None:
 
 def test_a_part_that_was_in_three_deaths_is_exhausted(store: Store) -> None:
     accepted(store)
-    for attempt in ("a1", "a2"):
-        assert start(store, attempt=attempt) == "run"
+    for deaths, attempt in enumerate(("a1", "a2", "a3")):
+        assert start(store, attempt=attempt, deaths=deaths) == "run"
         died(store, attempt)
-    assert start(store, attempt="a3", alone=True) == "run"
-    died(store, "a3")
-    assert start(store, attempt="a4", alone=True) == "exhausted"
+    assert start(store, attempt="a4") == "exhausted"
 
 
-def test_a_part_one_death_away_from_its_end_runs_without_its_like(store: Store) -> None:
+def test_a_part_that_was_in_a_death_runs_only_where_that_is_known(store: Store) -> None:
     accepted(store)
-    for attempt in ("a1", "a2"):
-        start(store, attempt=attempt)
-        died(store, attempt)
-    assert start(store, attempt="a3") == "suspect"
-    assert start(store, attempt="a3", alone=True) == "run"
+    start(store, attempt="a1")
+    died(store, "a1")
+    assert start(store, attempt="a2") == "suspect"
+    assert start(store, attempt="a2", deaths=1) == "run"
+    died(store, "a2")
+    assert start(store, attempt="a3", deaths=1) == "suspect"
+    assert start(store, attempt="a3", deaths=2) == "run"
 
 
 def test_an_attempt_that_fell_silent_is_a_death_and_one_that_is_renewed_is_none(store: Store) -> None:
     accepted(store)
     for attempt in ("a1", "a2"):
         start(store, attempt=attempt)
+    for attempt in ("a1", "a2"):
         fall_silent(store, attempt)
     store.deliberations.renew([Attempt(Part("d1", PROPOSE, AGENTS[0]), "a2")])
-    assert start(store, attempt="a3") == "run"  # a1 died, a2 runs beside it
+    assert start(store, attempt="a3") == "suspect"  # a1 died, a2 runs beside it
+    assert start(store, attempt="a3", deaths=1) == "run"
     for attempt in ("a2", "a3"):
         fall_silent(store, attempt)
-    assert start(store, attempt="a4", alone=True) == "exhausted"
+    assert start(store, attempt="a4", deaths=1) == "exhausted"
 
 
 def test_what_was_given_back_or_left_in_order_is_no_death(store: Store) -> None:
@@ -190,7 +192,7 @@ def test_a_death_is_counted_once_however_often_it_is_told(store: Store) -> None:
     start(store, attempt="a1")
     for _ in range(5):
         died(store, "a1")
-    assert start(store, attempt="a2") == "run"
+    assert start(store, attempt="a2", deaths=1) == "run"
 
 
 def test_only_one_of_many_opens_the_next_step(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Which queue a role's work waits in, what its agents are asked with, and what waits while nobody serves it."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,10 +65,14 @@ def test_a_fleet_without_gpu_workers_has_one_queue_for_all_models(desk: Desk) ->
 
 
 @pytest.mark.parametrize(
-    ("model", "named"), [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("/models/My Model_7B/", "models-my-model-7b")]
+    ("model", "named"), [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("Qwen/Qwen3-0.6B_x", "qwen-qwen3-0.6b-x-[0-9a-f]{6}")]
 )
 def test_a_models_name_becomes_part_of_a_queues(model: str, named: str) -> None:
-    assert slug(model) == named
+    assert re.fullmatch(named, slug(model))
+
+
+def test_models_whose_names_differ_in_signs_alone_have_queues_of_their_own() -> None:
+    assert len({slug(name) for name in ("a/b-c", "a/b_c", "a/b c", "模型", "型模")}) == 5
 
 
 def test_what_waits_for_a_model_that_nobody_serves_is_kept_and_its_clock_does_not_run(desk: Desk) -> None:

@@ -31,9 +31,13 @@ def test_the_profile_of_a_thinking_model_names_its_reasoning_parser() -> None:
     profiles = {"DEV": {"model": "org/model", "reasoning_parser": "qwen3"}, "QA": {"model": "org/other"}}
     assert recipe(profiles=profiles).engine_args == {"reasoning_parser": "qwen3"}
     assert recipe(profiles=profiles, gpu_model="org/other").engine_args == {}
-    assert recipe(profiles=profiles, gpu_engine_args={"reasoning_parser": "mine"}).engine_args == {
-        "reasoning_parser": "mine"
-    }
+    with pytest.raises(LoadFailed, match="several reasoning parsers"):
+        recipe(profiles=profiles, gpu_engine_args={"reasoning_parser": "mine"})
+
+
+def test_a_folder_can_be_called_what_others_call_its_model() -> None:
+    served = recipe(gpu_model="/models/m", gpu_engine_args={"served_model_name": "org/m"})
+    assert (served.name, recipe().name) == ("org/m", "org/model")
 
 
 def test_profiles_that_disagree_about_the_reasoning_parser_are_refused() -> None:
