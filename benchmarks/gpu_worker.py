@@ -96,8 +96,9 @@ class Bench:
             self._direct.close()
 
     def _take_turns(self, sides: Sides, repeats: int, agents: int) -> Runs:
-        for name, size in itertools.product(sides, self._sizes[:2]):  # opens connections, loads what is loaded late
-            self._run(sides, name, Work(size, next(self._numbers), agents))
+        for name, size in itertools.product(sides, self._sizes[:2]):
+            if self._has_turn(name, 0, size):  # opens connections, loads what is loaded late
+                self._run(sides, name, Work(size, next(self._numbers), agents))
         runs: Runs = defaultdict(list)
         for turn, size in itertools.product(range(repeats), self._sizes):
             for name in list(sides)[:: -1 if turn % 2 else 1]:
