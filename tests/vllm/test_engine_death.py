@@ -64,7 +64,8 @@ def test_an_engine_that_aborts_what_nobody_gave_up_has_died(bench: Bench, new_gp
 
 
 def test_a_hung_engine_stops_being_ready_and_then_ends_with_its_worker(bench: Bench, new_gpu_worker: NewWorker) -> None:
-    worker = new_gpu_worker(bench.valkey.url, gpu_hang_s=32)
+    """Requests whose own time ends meanwhile are no answers either."""
+    worker = new_gpu_worker(bench.valkey.url, gpu_hang_s=32, request_timeout_s=25)
     worker.start()
     bench.report(lambda one: "gpu" in one.queues)
     id = bench.submit(agents=2)
@@ -77,6 +78,7 @@ def test_a_hung_engine_stops_being_ready_and_then_ends_with_its_worker(bench: Be
     assert "it did not answer for 32 s" in worker.output()
     assert not worker.family()
     assert bench.answers(id) == []
+    assert waiting(bench) == 2
 
 
 def test_a_request_that_kills_the_engine_fails_after_three_deaths_and_takes_no_other_with_it(

@@ -96,6 +96,22 @@ def test_what_runs_at_sigterm_is_answered_and_the_worker_ends_well(bench: Bench,
     assert {one.failure and one.failure.type for one in bench.answers(id)} <= {None, "truncated"}
 
 
+def test_what_runs_when_a_worker_is_to_stop_at_once_goes_back_to_its_queue(
+    bench: Bench, new_gpu_worker: NewWorker
+) -> None:
+    worker = new_gpu_worker(bench.valkey.url)
+    worker.start()
+    id = bench.submit(agents=3)
+    bench.await_running(3)
+    assert worker.popen is not None
+    for _ in range(2):  # Ctrl-C, and once more
+        worker.popen.send_signal(signal.SIGINT)
+        wait_until(lambda: "shutdown" in worker.output() or not worker.alive, 30, "it was heard")
+    wait_until(lambda: not worker.alive, 60, "the worker ends")
+    assert bench.answers(id) == []
+    assert bench.store.statistics.ready(["gpu"]) == {"gpu": 3}
+
+
 def test_a_worker_that_is_told_to_end_while_it_loads_ends(bench: Bench, new_gpu_worker: NewWorker) -> None:
     worker = new_gpu_worker(bench.valkey.url)
     worker.spawn()

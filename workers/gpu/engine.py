@@ -202,9 +202,8 @@ class VllmEngine:
         renderer = self._llm.renderer
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
         params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "continue_final_message": False})
-        unlimited = replace(
-            renderer.default_chat_tok_params, max_total_tokens=None
-        )  # the check here names both lengths
+        # Not vLLM's own check, which names one length only.
+        unlimited = replace(renderer.default_chat_tok_params, max_total_tokens=None)
         _, [prompt] = await renderer.render_chat_async([messages], params, unlimited)
         tokens, most = len(prompt["prompt_token_ids"]), self._llm.model_config.max_model_len
         if tokens >= most:

@@ -41,7 +41,7 @@ class Recipe:
     slots: int
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
-    hang_s: float = 120.0
+    hang_s: float = 45.0
 
     @property
     def name(self) -> str:
@@ -64,9 +64,8 @@ class Recipe:
             given["reasoning_parser"] = parsers.pop()
         for name, value in (("model", model), ("max_num_seqs", slots)):
             if given.get(name, value) != value:
-                raise LoadFailed(
-                    model, device(), f"FLEET_GPU_ENGINE_ARGS says {name} {given[name]}, the worker {value}"
-                )
+                reason = f"FLEET_GPU_ENGINE_ARGS says {name} {given[name]}, the worker {value}"
+                raise LoadFailed(model, device(), reason)
         return cls(model, slots, given, settings.gpu_adapters, settings.gpu_hang_s)
 
     def engine_arguments(self) -> Any:
