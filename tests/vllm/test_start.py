@@ -1,5 +1,6 @@
 """What a GPU worker refuses to start with, and how it ends when it is told to."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,9 +105,9 @@ def test_what_runs_when_a_worker_is_to_stop_at_once_goes_back_to_its_queue(
     id = bench.submit(agents=3)
     bench.await_running(3)
     assert worker.popen is not None
-    for _ in range(2):  # Ctrl-C, and once more
+    for heard in ("Warm shutdown", "Cold shutdown"):  # Ctrl-C, and once more
         worker.popen.send_signal(signal.SIGINT)
-        wait_until(lambda: "shutdown" in worker.output() or not worker.alive, 30, "it was heard")
+        wait_until(lambda heard=heard: heard in worker.output() or not worker.alive, 30, heard)
     wait_until(lambda: not worker.alive, 60, "the worker ends")
     assert bench.answers(id) == []
     assert bench.store.statistics.ready(["gpu"]) == {"gpu": 3}
