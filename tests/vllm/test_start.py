@@ -97,7 +97,7 @@ def test_what_runs_at_sigterm_is_answered_and_the_worker_ends_well(bench: Bench,
     assert {one.failure and one.failure.type for one in bench.answers(id)} <= {None, "truncated"}
 
 
-def test_what_runs_when_a_worker_is_to_stop_at_once_goes_back_to_its_queue(
+def test_what_runs_when_a_worker_is_told_twice_to_stop_is_answered_or_goes_back_and_does_not_fail(
     bench: Bench, new_gpu_worker: NewWorker
 ) -> None:
     worker = new_gpu_worker(bench.valkey.url)
@@ -109,8 +109,9 @@ def test_what_runs_when_a_worker_is_to_stop_at_once_goes_back_to_its_queue(
         worker.popen.send_signal(signal.SIGINT)
         wait_until(lambda heard=heard: heard in worker.output() or not worker.alive, 30, heard)
     wait_until(lambda: not worker.alive, 60, "the worker ends")
-    assert bench.answers(id) == []
-    assert bench.store.statistics.ready(["gpu"]) == {"gpu": 3}
+    answers = bench.answers(id)
+    assert {one.failure and one.failure.type for one in answers} <= {None, "truncated"}
+    assert len(answers) + bench.store.statistics.ready(["gpu"])["gpu"] == 3
 
 
 def test_a_worker_that_is_told_to_end_while_it_loads_ends(bench: Bench, new_gpu_worker: NewWorker) -> None:
