@@ -72,7 +72,7 @@ def stranger() -> Iterator[str]:
 
 def test_every_public_method_is_tried() -> None:
     public = {name for name in vars(Graph) if not name.startswith("_")}
-    assert public == CALLS.keys() | {"close"}
+    assert public == CALLS.keys() | {"close", "from_settings"}
 
 
 @pytest.mark.parametrize("name", CALLS)
