@@ -124,7 +124,8 @@ def new_gpu_worker(tmp_path: Path, vllm_model: Path) -> Iterator[NewWorker]:
     yield make
     for worker in made:
         worker.kill()
-    assert not [process for worker in made if worker.popen for process in worker.family()]
+    started = [worker for worker in made if worker.popen]
+    wait_until(lambda: not [process for worker in started for process in worker.family()], 10, "nothing is left")
 
 
 @pytest.fixture(scope="module")

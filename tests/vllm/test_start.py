@@ -67,7 +67,7 @@ def test_what_cannot_be_loaded_ends_the_worker_with_one_clear_line(
     assert status == 2
     assert "cannot load the model" in line
     assert reason in line
-    assert not worker.family()
+    wait_until(lambda: not worker.family(), 10, "nothing is left")
 
 
 def test_a_worker_needs_valkey_and_a_model_and_neither_the_drivers_nor_the_addresses_of_the_other_servers(

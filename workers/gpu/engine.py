@@ -9,7 +9,7 @@ import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import replace
 from typing import Any
@@ -52,6 +52,7 @@ class VllmEngine:
         self._answered_at = time.monotonic()
         self._llm: Any = None
         self._adapters: dict[str, Any] = {}
+        self._processes: list[psutil.Process] = []
         self._requests = 0
 
     def load(self, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -66,6 +67,7 @@ class VllmEngine:
                 kill_processes()
                 raise Stopped
         loading.result()
+        self._processes = list(_processes())
         self._answered_at = time.monotonic()
         threading.Thread(target=self._probe, name="vllm-probe", daemon=True).start()
 
@@ -110,7 +112,7 @@ class VllmEngine:
         self._give_up_all()
         if self._death is None and self._llm is not None:
             self._llm.shutdown(timeout=1.0)
-        kill_processes()
+        kill_processes(self._processes)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _ended(self, started: float) -> EngineDied:
@@ -257,7 +259,7 @@ class VllmEngine:
             self._death = reason
         log.critical("engine.died", model=self.model, reason=reason)
         self._on_death(reason)
-        kill_processes()
+        kill_processes(self._processes)
         self._give_up_all()
 
     def _give_up_all(self) -> None:
@@ -267,18 +269,24 @@ class VllmEngine:
             one.cancel()
 
 
-def kill_processes() -> None:
-    """kill -9 of vLLM's processes below this one: one that is stuck hears nothing else, and holds the device."""
+def kill_processes(known: Iterable[psutil.Process] = ()) -> None:
+    """kill -9 of vLLM's processes, and of those `known` whose parent has ended before them.
+
+    One that is stuck hears nothing else, and holds the device.
+    """
+    for process in {*known, *_processes()}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     for child in multiprocessing.active_children():
-        try:
-            leader = psutil.Process(child.pid)
-            processes = [*leader.children(recursive=True), leader]
-        except psutil.NoSuchProcess:
-            continue
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
         child.join(5)
+
+
+def _processes() -> Iterator[psutil.Process]:
+    """What vLLM started; Python's own process that clears up after it is none of them."""
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(child.pid)
+            yield from (*leader.children(recursive=True), leader)
 
 
 def _timings(metrics: Any, started: float) -> dict[str, int | None]:
