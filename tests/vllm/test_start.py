@@ -55,7 +55,7 @@ def test_a_worker_that_could_not_batch_or_serve_is_refused_with_the_reason(
         ("nobody/has-such-a-model", {}, "nobody/has-such-a-model"),
         (None, {"gpu_engine_args": {"max_modle_len": 5}}, "max_modle_len"),
         (None, {"gpu_engine_args": {"max_num_seqs": 3}}, "max_num_seqs"),
-        (None, {"gpu_engine_args": {"kv_cache_memory_bytes": 2**50}}, "memory"),
+        (None, {"gpu_engine_args": {"enforce_eager": True, "kv_cache_memory_bytes": 2**50}}, "memory"),
         (None, {"gpu_adapters": {"mine": "/no/such/adapter"}}, "/no/such/adapter"),
     ],
 )
