@@ -55,9 +55,9 @@ NEW_WORK, BEGUN_WORK = 3, 0
 _ABOUT = {"role", "task_id", "story_id", "plan_id"}
 
 
-def queue_of(task: Task, settings: Settings) -> str:
-    """The queue of a task's agents, as it was when the task was accepted."""
-    return task.queue or settings.agent_queue
+def queue_of(asked: Task | Deliberation, settings: Settings) -> str:
+    """The queue that its agents' parts wait in, as it was when it was accepted."""
+    return asked.queue or settings.agent_queue
 
 
 def queue_for(model: str | None, settings: Settings) -> str:
@@ -172,7 +172,7 @@ class Dispatcher:
         """Publishes one part whose message was lost from the list `place`, as the same part of the same chord."""
         store = self._store.deliberations
         where = store.where(part.deliberation_id)
-        if where is None or where.status.final or where.sealed or where.step != part.step:
+        if where is None or not where.wants(part):
             store.forget_part(part, place)
             return
         task = store.task(part.deliberation_id)

@@ -4,7 +4,6 @@ from fleet.api.cluster import asked_for
 from fleet.api.services import Services
 from fleet.cluster import why_unserved
 from fleet.dispatch import queue_of
-from fleet.errors import NotFound
 from fleet.models import Deliberation
 from fleet.store import RECORD
 
@@ -13,7 +12,7 @@ class Waiting:
     """What the workers say at one instant, for the deliberations of one request."""
 
     def __init__(self, services: Services):
-        self._services = services
+        self._settings = services.settings
         self._states, self._models = services.store.workers.list(), services.store.queues.models()
         self._reasons = {
             queue: reason for queue in self._models if (reason := why_unserved(queue, self._states, self._models))
@@ -23,11 +22,7 @@ class Waiting:
         """The deliberation, saying what it waits for if it does."""
         if not self._reasons or found.step in (None, RECORD) or self._runs(found.deliberation_id):
             return found
-        try:
-            task = self._services.store.deliberations.task(found.deliberation_id)
-        except NotFound:
-            return found
-        queue = queue_of(task, self._services.settings)
+        queue = queue_of(found, self._settings)
         return found.model_copy(update={"waiting_for": self._sentence(queue)}) if queue in self._reasons else found
 
     def _runs(self, id: str) -> bool:

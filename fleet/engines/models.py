@@ -143,7 +143,7 @@ def fetch_file(model: ModelFile, cache_dir: Path, on_progress: Progress | None =
     try:
         if not _is_whole(target, model):
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{target.name}.lock"):
+            with locked(folder / f".{target.name}.lock"):
                 if not _is_whole(target, model):
                     _download(model, target, on_progress or (lambda _done, _total: None))
     except (OSError, zipfile.BadZipFile) as error:
@@ -162,7 +162,8 @@ def _target(model: ModelFile, cache_dir: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out that want to write the same into the cache."""
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -66,6 +66,10 @@ class Where:
     sealed: bool
     recorded: bool
 
+    def wants(self, part: "Part") -> bool:
+        """Whether the part's answer would still be taken."""
+        return not self.status.final and self.step == part.step and not self.sealed
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

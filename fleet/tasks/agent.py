@@ -77,7 +77,7 @@ def _answered_or_given_back(attempt: Attempt, start: PartStart) -> tuple[Task, A
 @patient
 def _wanted(part: Part) -> bool:
     where = runtime().store.deliberations.where(part.deliberation_id)
-    return where is not None and not where.status.final and where.step == part.step and not where.sealed
+    return where is not None and where.wants(part)
 
 
 @patient

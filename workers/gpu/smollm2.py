@@ -1,12 +1,9 @@
 """The small default model in the form that vLLM reads: `python -m workers.gpu.smollm2` prints its folder."""
 
-import fcntl
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fleet.engines import models
@@ -27,19 +24,12 @@ def safetensors_folder(cache_dir: Path | None = None) -> Path:
     source = models.locate(models.DEFAULT_MODEL, cache_dir)
     folder = source.parent / FOLDER
     try:
-        with _locked(source.parent / f".{FOLDER}.lock"):
+        with models.locked(source.parent / f".{FOLDER}.lock"):
             if not folder.is_dir():
                 _make(source, folder)
     except (OSError, ImportError) as error:
         raise ModelUnavailable(f"cannot make {folder} of {source.name}: {error}") from error
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make(source: Path, folder: Path) -> None:
