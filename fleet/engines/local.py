@@ -13,7 +13,7 @@ from typing import Any
 from fleet.engines import models
 from fleet.engines.base import Completion, Generation
 from fleet.engines.config import EngineConfig
-from fleet.engines.reasoning import AnswerText, split_reasoning
+from fleet.engines.reasoning import StreamedAnswer
 from fleet.errors import EngineCancelled, EngineError, EngineTimeout, ModelUnavailable
 
 # A prompt is read this many tokens at a time, and only in between can it be given up: some seconds on a slow machine.
@@ -117,12 +117,8 @@ class _Call:
     def __init__(self, request: Generation, sampling: models.Sampling, closed: threading.Event):
         self.request, self.sampling, self.closed = request, sampling, closed
         self.given_up = threading.Event()
-        self.started = time.monotonic()
-        self.deadline = self.started + request.timeout_s
-        self.answer = AnswerText(request.on_text)
-        self.first_token_ms: int | None = None
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
+        self.deadline = time.monotonic() + request.timeout_s
+        self.answer = StreamedAnswer(request.on_text)
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
         self.error: dict[str, Any] | None = None
@@ -148,23 +144,11 @@ class _Call:
         for choice in event.get("choices") or []:
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             delta = choice.get("delta") or {}
-            self._hear(delta.get("content") or "", delta.get("reasoning_content") or "")
-
-    def _hear(self, text: str, thought: str) -> None:
-        if self.first_token_ms is None and (text or thought):
-            self.first_token_ms = self._ms()
-        self.text.append(text)
-        self.reasoning.append(thought)
-        if text:
-            self.answer.write(text)
-
-    def _ms(self) -> int:
-        return round((time.monotonic() - self.started) * 1000)
+            self.answer.add(delta.get("content") or "", delta.get("reasoning_content") or "")
 
     def completion(self, model: str) -> Completion:
         self._raise_failure()
-        self.answer.end()
-        thought, text = split_reasoning("".join(self.text))
+        thought, text = self.answer.parts()
         if not text.strip():
             raise EngineError("local", "the model answered nothing", True)
         return Completion(
@@ -173,9 +157,9 @@ class _Call:
             model=model,
             prompt_tokens=int(self.usage.get("prompt_tokens", 0)),
             completion_tokens=int(self.usage.get("completion_tokens", 0)),
-            latency_ms=self._ms(),
-            reasoning="".join(self.reasoning) or thought,
-            first_token_ms=self.first_token_ms,
+            latency_ms=self.answer.ms(),
+            reasoning=thought,
+            first_token_ms=self.answer.first_token_ms,
         )
 
     def timeout(self) -> EngineTimeout:

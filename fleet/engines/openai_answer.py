@@ -1,10 +1,9 @@
 """An answer of OpenAI's chat API, put together from what is streamed."""
 
-import time
 from typing import Any
 
 from fleet.engines.base import Completion, Generation
-from fleet.engines.reasoning import AnswerText, split_reasoning
+from fleet.engines.reasoning import StreamedAnswer
 from fleet.errors import EngineError
 
 REASON_CHARS = 300
@@ -16,11 +15,7 @@ class Answer:
     """Takes the events in order, then has the completion. The first of several choices counts."""
 
     def __init__(self, request: Generation):
-        self.text = AnswerText(request.on_text)
-        self._started = time.monotonic()
-        self._first_ms: int | None = None
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
+        self.text = StreamedAnswer(request.on_text)
         self._refusal = self._model = ""
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] = {}
@@ -44,8 +39,7 @@ class Answer:
     def completion(self, model: str) -> Completion:
         """Raises: EngineError when it is no answer."""
         self._raise_failure()
-        self.text.end()
-        thought, text = split_reasoning("".join(self._content))
+        thought, text = self.text.parts()
         if not text.strip():
             cut = " before its reasoning ended" if self._finish_reason == "length" else ""
             raise EngineError("openai", f"the model answered nothing{cut}", True)
@@ -55,9 +49,9 @@ class Answer:
             model=self._model or model,
             prompt_tokens=int(self._usage.get("prompt_tokens") or 0),
             completion_tokens=int(self._usage.get("completion_tokens") or 0),
-            latency_ms=self._ms(),
-            reasoning="".join(self._reasoning) or thought,
-            first_token_ms=self._first_ms,
+            latency_ms=self.text.ms(),
+            reasoning=thought,
+            first_token_ms=self.text.first_token_ms,
             cached_tokens=_dict(self._usage.get("prompt_tokens_details")).get("cached_tokens"),
         )
 
@@ -65,13 +59,7 @@ class Answer:
         self._said = True
         self._refusal += str(delta.get("refusal") or "")
         thought = str(delta.get("reasoning_content") or delta.get("reasoning") or "")
-        text = str(delta.get("content") or "")
-        if self._first_ms is None and (text or thought):
-            self._first_ms = self._ms()
-        self._reasoning.append(thought)
-        self._content.append(text)
-        if text:
-            self.text.write(text)
+        self.text.add(str(delta.get("content") or ""), thought)
 
     def _raise_failure(self) -> None:
         if not self._chosen:
@@ -87,9 +75,6 @@ class Answer:
             raise EngineError("openai", "the answer was withheld by a content filter (content_filter)")
         if reason not in ("stop", "length"):
             raise EngineError("openai", f"the answer ended with {reason!r}", reason in _WORTH_ANOTHER_TRY)
-
-    def _ms(self) -> int:
-        return round((time.monotonic() - self._started) * 1000)
 
 
 def _dict(value: Any) -> dict[str, Any]:

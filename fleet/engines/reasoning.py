@@ -1,6 +1,7 @@
 """Tells what a model thought from what it answered."""
 
 import threading
+import time
 
 from fleet.engines.base import OnText
 
@@ -67,3 +68,36 @@ class AnswerText:
         answer = start.partition(_CLOSE)[2].lstrip()
         self._answering = bool(answer)
         return answer, tokens
+
+
+class StreamedAnswer:
+    """One answer as a server of OpenAI's chat API streams it: text, thoughts it tells apart, and when they began."""
+
+    def __init__(self, on_text: OnText | None):
+        self.first_token_ms: int | None = None
+        self._heard = AnswerText(on_text)
+        self._started = time.monotonic()
+        self._text: list[str] = []
+        self._thoughts: list[str] = []
+
+    def add(self, text: str, thought: str) -> None:
+        if self.first_token_ms is None and (text or thought):
+            self.first_token_ms = self.ms()
+        self._text.append(text)
+        self._thoughts.append(thought)
+        if text:
+            self._heard.write(text)
+
+    def ms(self) -> int:
+        """Milliseconds since it was asked for."""
+        return round((time.monotonic() - self._started) * 1000)
+
+    def parts(self) -> tuple[str, str]:
+        """(reasoning, answer), when the model has said all."""
+        self._heard.end()
+        thought, text = split_reasoning("".join(self._text))
+        return "".join(self._thoughts) or thought, text
+
+    def close(self) -> None:
+        """Nothing is passed on any more."""
+        self._heard.close()
