@@ -7,8 +7,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import structlog
 from nats.aio.client import Client
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 REPORT_S = 1.0
 WATCH_S = 3.0
 DRAIN_S = 15.0
+LOOK_S = 0.2
+CLOSE_S = 5.0
 OTHER_THREADS = 7  # the relay's two reads and its lease, the report, and calls whose answer nobody awaits any more
 
 
@@ -34,11 +37,14 @@ class Listener:
     """Consumes planning events and relays the event log, over one connection to NATS at a time.
 
     A lost connection is not repaired but replaced: nothing sent on the old one can arrive after something sent later.
+    `login` is what nats-py is told of TLS and credentials, beyond the URL.
     """
 
-    def __init__(self, nats_url: str, store: Store, consumers: tuple[Consumer, ...]):
+    def __init__(
+        self, nats_url: str, store: Store, consumers: tuple[Consumer, ...], login: Mapping[str, Any] | None = None
+    ):
         self.id = f"{socket.gethostname()}:{os.getpid()}"
-        self._url, self._store = nats_url, store
+        self._url, self._store, self._login = nats_url, store, login or {}
         self._servers = Servers()
         self._inboxes = [Inbox(consumer, store, self._servers) for consumer in consumers]
         self._relay = Relay(store, self._servers, f"{self.id}:{secrets.token_hex(4)}")
@@ -65,11 +71,11 @@ class Listener:
         over = asyncio.Event()
         client = Client()
         try:
-            await self._connect(client, over)
+            await self._connect(client)
         except NATS_ERRORS as error:
             self._servers.away("nats", self._last_error or error)
             return False
-        stopping = asyncio.create_task(_after(stop, over.set))
+        watching = asyncio.create_task(_watch_connection(client, stop, over))
         self._connected = True
         self._servers.back("nats")
         try:
@@ -80,14 +86,11 @@ class Listener:
                 self._servers.away("nats", self._last_error or ConnectionError("the connection is closed"))
         finally:
             self._connected = False
-            stopping.cancel()
+            watching.cancel()
             await _close(client)
         return True
 
-    async def _connect(self, client: Client, over: asyncio.Event) -> None:
-        async def lost() -> None:
-            over.set()
-
+    async def _connect(self, client: Client) -> None:
         async def failed(error: Exception) -> None:
             self._last_error = error
 
@@ -103,7 +106,6 @@ class Listener:
                 ping_interval=5,
                 max_outstanding_pings=2,
                 error_cb=failed,  # its default prints a traceback
-                closed_cb=lost,
             )
         except NATS_ERRORS:
             await _close(client)
@@ -188,13 +190,19 @@ async def _keep(name: str, part: Callable[[], Awaitable[None]], over: asyncio.Ev
             await wait(over, WATCH_S)
 
 
-async def _after(event: asyncio.Event, then: Callable[[], None]) -> None:
-    await event.wait()
-    then()
+async def _watch_connection(client: Client, stop: asyncio.Event, over: asyncio.Event) -> None:
+    """Sets `over` when the connection is lost or `stop` is set.
+
+    It looks by itself: when nats-py fails to send what is left on a lost connection, it does not call its closed_cb.
+    """
+    while not client.is_closed and not await wait(stop, LOOK_S):
+        pass
+    over.set()
 
 
 async def _close(client: Client) -> None:
     with contextlib.suppress(*NATS_ERRORS):
-        if client.is_connected:
-            await client.flush(2)
-        await client.close()
+        async with asyncio.timeout(CLOSE_S):
+            if client.is_connected:
+                await client.flush(2)
+            await client.close()

@@ -80,11 +80,11 @@ class Relay:
             await asyncio.sleep(LEASE_S / 3)
 
     async def _publish_log(self, client: Client) -> None:
-        """Publishes from the cursor on; returns when the lease is lost."""
+        """Publishes from the cursor on; returns when the lease or the connection is lost."""
         publisher = Publisher(client, await asyncio.to_thread(self._log.instance), self._bury)
         cursor = await asyncio.to_thread(self._log.cursor)
         failures = 0
-        while True:
+        while not client.is_closed:
             events = await asyncio.to_thread(self._log.read, cursor, BATCH, READ_MS)
             if not events:
                 continue

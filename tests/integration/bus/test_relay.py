@@ -9,6 +9,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.client import Client
 
 from fleet.bus import relay
 from fleet.bus.relay import Publisher
@@ -162,6 +163,36 @@ def test_plans_and_events_go_on_after_nats_restarts(server: NatsServer, outside:
         wait_until(lambda: outside.settled(PLANS, 1))
     assert listener.submissions == [("after", True)]
     assert outside.relayed("AGENT_RESULTS") == ids["AGENT_RESULTS"]
+
+
+def test_a_connection_that_is_lost_with_something_still_to_be_sent_is_replaced(
+    server: NatsServer, outside: Outside, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py sends what is left when it closes, fails at it and then never calls back that it is closed."""
+    close = Client._close
+    losses: list[Exception] = []
+
+    async def with_something_left(client: Client, status: int, do_cbs: bool = True) -> None:
+        if not losses and not client.options["allow_reconnect"]:
+            transport: Any = client._transport
+            client._pending, client._pending_data_size = [b"PING\r\n"], 6
+            transport._io_writer.transport.abort()
+        try:
+            await close(client, status, do_cbs)
+        except ConnectionError as error:
+            losses.append(error)
+            raise
+
+    with Running(store, server.url):
+        append_many(store, 3)
+        wait_until(lambda: caught_up(store))
+        monkeypatch.setattr(Client, "_close", with_something_left)
+        server.kill()
+        server.start()
+        ids = append_many(store, 3)
+        wait_until(lambda: caught_up(store))
+    assert losses
+    assert all(outside.relayed(stream)[-len(expected) :] == expected for stream, expected in ids.items())
 
 
 def test_a_stream_with_another_configuration_is_reported_and_left_as_it_is(
