@@ -4,6 +4,7 @@ What cannot be read can never be: it becomes a dead letter, which stays one unti
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from fleet.errors import InvalidRequest, UnknownRole
 from fleet.models import Decision, Model, PlanRequest, StoryTransition, Task
 
 MAX_BYTES = 2**20
+_LONGEST_NAME = 200
 
 M = TypeVar("M", bound=Model)
 
@@ -32,6 +34,11 @@ def decode_transition(data: bytes) -> StoryTransition:
     if transition.timestamp.tzinfo is None:
         return transition.model_copy(update={"timestamp": transition.timestamp.replace(tzinfo=UTC)})
     return transition
+
+
+def decode_task(data: bytes) -> Task:
+    """Raises: InvalidRequest."""
+    return _validated(Task, _parse(data))
 
 
 def decode_work(data: bytes) -> Task | Decision:
@@ -66,10 +73,19 @@ def _parse(data: bytes, most: int | None = None) -> dict[str, Any]:
 
 def _invalid(error: ValidationError) -> InvalidRequest:
     faults = error.errors(include_url=False, include_context=False)
-    unknown = [(fault["loc"], f"unknown role {fault['input']!r}") for fault in faults if _is_unknown_role(fault)]
+    unknown = [fault for fault in faults if _is_unknown_role(fault)]
     if unknown:
-        return UnknownRole(unknown)
-    return InvalidRequest([(fault["loc"], fault["msg"]) for fault in faults])
+        return UnknownRole([(_shown(fault["loc"]), f"unknown role {fault['input']!r}") for fault in unknown])
+    return InvalidRequest([(_shown(fault["loc"]), fault["msg"]) for fault in faults])
+
+
+def _shown(location: Iterable[str | int]) -> tuple[str | int, ...]:
+    """The location on one line of any terminal: its names may be the sender's, and become a dead letter's reason."""
+    return tuple(part if isinstance(part, int) else _printable(part) for part in location)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:_LONGEST_NAME])
 
 
 def _is_unknown_role(fault: ErrorDetails) -> bool:
