@@ -461,6 +461,15 @@ class StoredPlan(Model):
     created_at_ms: int
 
 
+class Death(Model):
+    """The end of a process that a task was running in."""
+
+    attempt: int = Field(description="Counted from 1")
+    worker: str
+    pid: int
+    at_ms: int = Field(description="When the attempt was heard of last, by ValKey's clock")
+
+
 class DeadLetter(Model):
     """What could not be processed: where it came from, why, and the message itself."""
 
@@ -469,6 +478,7 @@ class DeadLetter(Model):
     reason: str
     payload: str
     attempts: int = 1
+    history: tuple[Death, ...] = Field((), description="Of what its worker died of: each of the deaths")
     created_at_ms: int
 
 

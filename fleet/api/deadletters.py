@@ -10,7 +10,7 @@ from fleet.api.paging import PageQuery, encode
 from fleet.api.replies import no_content, reply
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
-from fleet.decode import decode_plan, decode_transition, decode_work
+from fleet.decode import decode_plan, decode_task, decode_transition, decode_work
 from fleet.errors import Conflict, InvalidRequest, NotFound
 from fleet.events import PLAN_APPROVED, STORY_TRANSITIONED
 from fleet.graph.record import transition_key
@@ -97,7 +97,9 @@ def _find(id: str) -> DeadLetter:
 
 def _process(letter: DeadLetter) -> Replayed:
     """Raises: InvalidRequest or Conflict when the message can still not be processed."""
-    replay = {PLAN_APPROVED: _plan, STORY_TRANSITIONED: _transition, "council": _work}.get(letter.source)
+    replay = {PLAN_APPROVED: _plan, STORY_TRANSITIONED: _transition, "council": _work, "agents": _part}.get(
+        letter.source
+    )
     if replay is None:
         raise InvalidRequest([((), f"what comes from {letter.source} can only be discarded")])
     return replay(letter)
@@ -123,4 +125,14 @@ def _work(letter: DeadLetter) -> Replayed:
         id = work.deliberation_id
     else:
         id = services().dispatcher.replay(work, f"dead letter {letter.dead_letter_id}")
+    return _deliberation(id)
+
+
+def _part(letter: DeadLetter) -> Replayed:
+    """Several agents may have died of one task: it is asked once more, whichever of their letters is replayed."""
+    task = decode_task(letter.payload.encode())
+    return _deliberation(services().dispatcher.replay(task, f"deaths in {task.deliberation_id}"))
+
+
+def _deliberation(id: str) -> Replayed:
     return Replayed(kind="deliberation", id=id, location=f"/v1/deliberations/{id}")

@@ -40,7 +40,8 @@ def show(dead_letter_id: str, as_json: bool) -> None:
         print_json(found)
         return
     about = f"{found['source']}, {when(found['created_at_ms'])} UTC, tried {found['attempts']} times"
-    for line in (about, f"Why: {found['reason']}", "", _pretty(found["payload"])):
+    history = [_death(one) for one in found.get("history", ())]
+    for line in (about, f"Why: {found['reason']}", *history, "", _pretty(found["payload"])):
         console.print(plain(line), markup=False, soft_wrap=True)
 
 
@@ -69,6 +70,11 @@ def discard(dead_letter_id: str, as_json: bool) -> None:
 
 def _row(letter: Mapping[str, Any]) -> list[Any]:
     return [letter["dead_letter_id"], when(letter["created_at_ms"]), letter["source"], letter["reason"]]
+
+
+def _death(death: Mapping[str, Any]) -> str:
+    where = f"{death['worker']}, process {death['pid']}"
+    return f"Death {death['attempt']}: {where}, heard of last {when(death['at_ms'])} UTC"
 
 
 def _pretty(payload: str) -> str:

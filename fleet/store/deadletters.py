@@ -1,11 +1,12 @@
 """What could not be processed, kept until a person replays or discards it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 
 from fleet.events import DeadLettered
-from fleet.models import DeadLetter, derive_id, digest
+from fleet.models import DeadLetter, Death, derive_id, digest
 from fleet.store.base import DEAD_LETTERS, EVENTS, Scripts, now_ms
 
 
@@ -23,14 +24,27 @@ class DeadLetters:
     def __init__(self, client: "redis.Redis", scripts: Scripts):
         self._client, self._scripts = client, scripts
 
-    def add(self, source: str, reason: str, payload: str, attempts: int = 1) -> DeadLetter:
-        """Keeps a message; the same message from the same source is kept once. Its event is mirrored by the relay."""
+    def add(
+        self,
+        source: str,
+        reason: str,
+        payload: str,
+        attempts: int = 1,
+        *,
+        history: Sequence[Death] = (),
+        message_id: str | None = None,
+    ) -> DeadLetter:
+        """Keeps a message; the same message from the same source is kept once. Its event is mirrored by the relay.
+
+        Messages without an id are the same if their payload is.
+        """
         letter = DeadLetter(
-            dead_letter_id=derive_id("dead letter", source, digest(payload)),
+            dead_letter_id=derive_id("dead letter", source, message_id or digest(payload)),
             source=source,
             reason=reason,
             payload=payload,
             attempts=attempts,
+            history=tuple(history),
             created_at_ms=now_ms(self._client),
         )
         event = DeadLettered(dead_letter_id=letter.dead_letter_id, source=source, reason=reason)

@@ -5,6 +5,8 @@ it is sealed; then the next is entered. Each method is one Lua call, safe to rep
 the state, and the event goes into the log in that same call.
 """
 
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import redis
 
 from fleet.errors import NotFound
 from fleet.events import FINAL, Event
-from fleet.models import Answer, Decision, Deliberation, Status, Task
+from fleet.models import Answer, Death, Decision, Deliberation, Status, Task
 from fleet.store import base
 from fleet.store.base import (
     Scripts,
@@ -46,6 +48,7 @@ class PartStart:
     remaining_s: float = 0.0
     sets_deadline: bool = False
     deaths: int = 0
+    history: tuple[Death, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +90,26 @@ class Part:
     def parse(cls, id: str) -> "Part":
         return cls(*id.split(".", 2))
 
+    @classmethod
+    def of_council(cls, deliberation_id: str) -> "Part":
+        """What the council does for a deliberation, in whichever step: its attempts are kept beside the agents'."""
+        return cls(deliberation_id, "council", "*")
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of a part by one worker; the part may have others at the same time."""
+    """One run of a part by one worker; the part may have others at the same time.
+
+    The id says where it runs ("agents@host/4711/…"), so that a death can be told by it.
+    """
 
     part: Part
     id: str
+
+    @classmethod
+    def here(cls, part: Part, worker: str | None, token: str) -> "Attempt":
+        """An attempt in this process, which is one of the worker's."""
+        return cls(part, f"{worker or 'unknown'}/{os.getpid()}/{token}")
 
 
 class Deliberations:
@@ -136,9 +152,27 @@ class Deliberations:
         )
         if verdict == "unwanted":
             return PartStart(verdict)
-        task, deadline_ms, remaining_ms, sets, found = rest
-        deadline_s, remaining_s = deadline_ms / 1000, remaining_ms / 1000
-        return PartStart(verdict, Task.model_validate_json(task), deadline_s, remaining_s, bool(sets), found)
+        task, deadline_ms, remaining_ms, sets, found, history = rest
+        return PartStart(
+            verdict,
+            Task.model_validate_json(task),
+            deadline_ms / 1000,
+            remaining_ms / 1000,
+            bool(sets),
+            found,
+            _deaths(history),
+        )
+
+    def start_council(self, attempt: Attempt, most_deaths: int) -> tuple[str, tuple[Death, ...]]:
+        """Asks whether a task of the council may work on a deliberation, and how those before it died.
+
+        "run", "busy" (another one works on it, and it is due again), "exhausted", or "over" when there is nothing left
+        to do. Its attempt is renewed and given back as a part's is; its deaths are counted until the step is left.
+        """
+        id = attempt.part.deliberation_id
+        keys = [deliberation_key(id), attempts_key(id), base.DUE]
+        verdict, history = self._scripts.run("start_council", keys, [id, attempt.id, most_deaths, _DEAD_AFTER_MS])
+        return verdict, _deaths(history)
 
     def renew(self, attempts: Sequence[Attempt], leaving: bool = False) -> set[Attempt]:
         """Says that these attempts run, or that their worker is about to end; returns those nobody wants any more."""
@@ -153,7 +187,7 @@ class Deliberations:
     def give_back(self, attempt: Attempt, *, died: bool) -> None:
         """The attempt ended without an answer; `died` when it took with it what ran it."""
         part = attempt.part
-        keys = [deliberation_key(part.deliberation_id), attempts_key(part.deliberation_id)]
+        keys = [attempts_key(part.deliberation_id)]
         self._scripts.run("end_attempt", keys, [part.step, part.agent_id, attempt.id, int(died)])
 
     def record_answer(self, part: Part, answer: Answer, events: Sequence[Event] = ()) -> bool:
@@ -170,7 +204,7 @@ class Deliberations:
 
     def enter_step(self, id: str, come_from: str, step: str, event: Event, decision: Decision | None = None) -> bool:
         """Moves from a sealed step to the next; with `decision`, freezes it. False if somebody else did it first."""
-        keys = [deliberation_key(id), base.DUE, base.EVENTS]
+        keys = [deliberation_key(id), base.DUE, base.EVENTS, attempts_key(id)]
         args = [id, come_from, step, decision.dump() if decision else "", event.subject, event.payload()]
         return bool(self._scripts.run("enter_step", keys, args))
 
@@ -269,6 +303,16 @@ class Deliberations:
                 pipeline.zrem(base.FINISHED, *ids)
                 pipeline.execute()
         return len(ids)
+
+
+def _deaths(document: str) -> tuple[Death, ...]:
+    """From the scripts' JSON, in which an empty list is an object."""
+    return tuple(_death(number, **one) for number, one in enumerate(json.loads(document) or (), 1))
+
+
+def _death(number: int, attempt: str, at_ms: int) -> Death:
+    worker, pid, _ = attempt.rsplit("/", 2) if attempt.count("/") >= 2 else ("unknown", "0", "")
+    return Death(attempt=number, worker=worker, pid=int(pid), at_ms=at_ms)
 
 
 def _task(document: str, created_at_ms: str) -> Task:

@@ -20,6 +20,7 @@ from fleet.models import Answer, Failure, Generated, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.cancellations import cancellations
+from fleet.tasks.deaths import give_up
 from fleet.tasks.process import hosted, leaving, patient, runtime
 from fleet.tasks.suspects import suspects
 from fleet.tasks.tokens import tokens
@@ -39,7 +40,7 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
     part = Part(deliberation_id, step, agent_id)
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
     started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
-    attempt = Attempt(part, secrets.token_hex(8))
+    attempt = Attempt.here(part, answer.request.hostname, secrets.token_hex(8))
     ended = _attempted(attempt, functools.partial(_start, attempt, lane(queue, step), started))
     if ended is None:
         log.info("part.unwanted")
@@ -106,7 +107,7 @@ def _answer(attempt: Attempt, task: Task, start: PartStart) -> Answer:
     began = time.monotonic()
     try:
         if start.verdict == "exhausted":
-            raise EngineError("worker", f"it was running in {here.settings.part_deaths} deaths of its worker or engine")
+            raise EngineError("worker", give_up(part, task, start.history))
         generation, shown = _generation(part, task, start.remaining_s, here.settings)
         completion = _generated(attempt, task, generation)
         content = _read(completion, generation, shown)

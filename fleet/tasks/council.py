@@ -1,5 +1,6 @@
 """The callbacks of a deliberation: close a step, open the next, decide, write the decision to the graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -10,8 +11,9 @@ from fleet.deliberation import selection, steps
 from fleet.dispatch import ADVANCE, CLOSE_STEP
 from fleet.errors import Conflict, Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped, about
-from fleet.models import Answer, Checks, Decision, Status, Task
-from fleet.store import RECORD, Sealed
+from fleet.models import Answer, Checks, Death, Decision, Status, Task
+from fleet.store import RECORD, Attempt, Part, Sealed
+from fleet.tasks.deaths import counted
 from fleet.tasks.graph import graph
 from fleet.tasks.process import patient, runtime
 
@@ -26,9 +28,13 @@ DECIDING_ATTEMPTS = 3
 def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # noqa: ARG001
     """The body of a step's chord. `parts` only says that the step is over: the answers are in the store."""
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step)
-    if step != RECORD:
-        _close(deliberation_id, step)
-    record(deliberation_id)
+    with counted(_attempt(deliberation_id, close_step.request)) as (verdict, deaths):
+        if verdict == "run":
+            if step != RECORD:
+                _close(deliberation_id, step)
+            record(deliberation_id)
+        elif verdict == "exhausted":
+            _give_up(deliberation_id, deaths)
 
 
 @shared_task(name=ADVANCE, ignore_result=True)  # type: ignore[untyped-decorator]
@@ -36,7 +42,38 @@ def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # no
 def advance(deliberation_id: str) -> None:
     """What the watchdog sends for a deliberation that is due."""
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id)
-    runtime().dispatcher.advance(deliberation_id)
+    with counted(_attempt(deliberation_id, advance.request)) as (verdict, deaths):
+        if verdict == "run":
+            runtime().dispatcher.advance(deliberation_id)
+        elif verdict == "exhausted":
+            _give_up(deliberation_id, deaths)
+
+
+def _attempt(id: str, request: Any) -> Attempt:
+    """The same one however often `patient` calls."""
+    return Attempt.here(Part.of_council(id), request.hostname, str(request.id))
+
+
+def _give_up(id: str, deaths: Sequence[Death]) -> None:
+    """Ends a deliberation whose council died of it again and again: FAILED, with a dead letter that has the reason.
+
+    A decision that was frozen before then is in the dead letter, to be written to the graph by its replay.
+    """
+    store, letters = runtime().store.deliberations, runtime().store.dead_letters
+    where, task, frozen = store.where(id), store.task(id), store.decision(id)
+    if where is None or where.recorded:
+        return
+    count = runtime().settings.part_deaths
+    reason = f"in {where.step}: the council's process died {count} times of {id}"
+    work: Decision | Task = frozen or task
+    letters.add("council", reason, work.dump(), count, history=deaths)
+    log.error("deliberation.given_up", deaths=count, entered=where.step)
+    if frozen:
+        failed = _failed(task, Sealed(0, store.now_ms(), frozen.started_at_ms), reason)
+        store.finish(failed, [DeliberationFinished.of(failed)])
+    elif sealed := store.seal_step(id, where.step):
+        store.enter_step(id, where.step, RECORD, _stepped(task, RECORD), _failed(task, sealed, reason))
+        store.due_at(id, 0)
 
 
 def _close(id: str, step: str) -> None:

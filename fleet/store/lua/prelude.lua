@@ -18,7 +18,21 @@ local function append(events, deliberation, first)
   end
 end
 
--- How often a part's worker died, and when each of its attempts that may still run was heard of last.
+-- How often what ran a part died, each death of which that is known, and when each attempt that may still run was heard
+-- of last. Its first format was a mere number of starts, which says nothing about deaths.
 local function attempts_of(key, part)
-  return cjson.decode(redis.call('HGET', key, part) or '{"deaths":0,"running":{}}')
+  local known = cjson.decode(redis.call('HGET', key, part) or '0')
+  return type(known) == 'table' and known or {deaths = 0, running = {}}
+end
+local function count_death(attempts, attempt, at)
+  attempts.running[attempt] = nil
+  attempts.deaths = attempts.deaths + 1
+  attempts.history = attempts.history or {}
+  table.insert(attempts.history, {attempt = attempt, at_ms = at})
+end
+-- Who was not heard of for so long has died.
+local function count_silent(attempts, now, dead_after)
+  for attempt, seen in pairs(attempts.running) do
+    if now - seen > tonumber(dead_after) then count_death(attempts, attempt, seen) end
+  end
 end

@@ -2,7 +2,8 @@
 -- KEYS: deliberation, answers, attempts, unstarted, watermark, events
 -- ARGV: id, step, agent, attempt, most deaths, how many the caller knows of, ms without a word that are a death,
 --       subject and payload of the started event
--- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline, deaths}
+-- Returns {verdict, task, deadline ms, remaining ms, 1 if the step's chord has yet to hear of the deadline, deaths,
+--          each death that is known}
 -- verdict: run | suspect (it was in more deaths than the caller knows of) | exhausted | unwanted
 local state = redis.call('HMGET', KEYS[1], 'status', 'step', 'sealed', 'deadline_ms', 'budget_ms', 'task')
 local part = ARGV[2] .. '.' .. ARGV[3]
@@ -30,12 +31,7 @@ if first then
 end
 local attempts = attempts_of(KEYS[3], part)
 local again = attempts.deaths > 0 or next(attempts.running) ~= nil
-for attempt, seen in pairs(attempts.running) do
-  if now - seen > tonumber(ARGV[7]) then
-    attempts.running[attempt] = nil
-    attempts.deaths = attempts.deaths + 1
-  end
-end
+count_silent(attempts, now, ARGV[7])
 local verdict = 'run'
 if attempts.deaths >= tonumber(ARGV[5]) then
   verdict = 'exhausted'
@@ -45,4 +41,5 @@ else
   attempts.running[ARGV[4]] = now
 end
 redis.call('HSET', KEYS[3], part, cjson.encode(attempts))
-return {verdict, state[6], deadline, math.max(0, deadline - now), (first or again) and 1 or 0, attempts.deaths}
+return {verdict, state[6], deadline, math.max(0, deadline - now), (first or again) and 1 or 0, attempts.deaths,
+  cjson.encode(attempts.history or {})}

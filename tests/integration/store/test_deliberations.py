@@ -150,6 +150,52 @@ def test_a_part_that_was_in_three_deaths_is_exhausted(store: Store) -> None:
     assert start(store, attempt="a4") == "exhausted"
 
 
+def test_a_part_that_is_exhausted_knows_each_of_its_deaths(store: Store) -> None:
+    accepted(store)
+    attempts = [f"agents@vm/{pid}/token" for pid in (11, 12, 13)]
+    for deaths, attempt in enumerate(attempts):
+        start(store, attempt=attempt, deaths=deaths)
+        fall_silent(store, attempt)
+    started = DeliberationStarted(status="IN_PROGRESS", **about())
+    found = store.deliberations.start_part(Attempt(Part("d1", PROPOSE, AGENTS[0]), "a4"), QUEUE, 3, started)
+    assert found.verdict == "exhausted"
+    assert [(death.attempt, death.worker, death.pid) for death in found.history] == [
+        (1, "agents@vm", 11), (2, "agents@vm", 12), (3, "agents@vm", 13),
+    ]  # fmt: skip
+    assert all(store.deliberations.now_ms() - death.at_ms >= 7_000 for death in found.history)
+
+
+def test_what_the_first_format_said_about_attempts_is_no_death(store: Store) -> None:
+    accepted(store)
+    store.client.hset("fleet:deliberation:d1:attempts", f"{PROPOSE}.{AGENTS[0]}", "2")
+    assert start(store) == "run"
+
+
+def test_one_task_of_the_council_works_on_a_deliberation_until_it_dies_or_ends(store: Store) -> None:
+    accepted(store)
+    first, second = (Attempt(Part.of_council("d1"), f"council@vm/{pid}/token") for pid in (11, 12))
+    begin = store.deliberations.start_council
+    assert begin(first, 3)[0] == "run"
+    assert begin(first, 3)[0] == "run"  # the same one, after a lost answer
+    assert begin(second, 3)[0] == "busy"
+    assert store.client.zscore("fleet:due", "d1") is not None
+    store.deliberations.give_back(first, died=False)
+    assert begin(second, 3) == ("run", ())
+
+
+def test_the_deaths_of_a_council_are_forgotten_with_the_step_that_they_were_in(store: Store) -> None:
+    accepted(store)
+    one = Attempt(Part.of_council("d1"), "council@vm/11/token")
+    for _ in range(3):
+        assert store.deliberations.start_council(one, 3)[0] == "run"
+        store.deliberations.give_back(one, died=True)
+    verdict, deaths = store.deliberations.start_council(one, 3)
+    assert (verdict, len(deaths)) == ("exhausted", 3)
+    store.deliberations.seal_step("d1", PROPOSE)
+    store.deliberations.enter_step("d1", PROPOSE, "vote:0", DeliberationStepped(status="x", step="vote:0", **about()))
+    assert store.deliberations.start_council(one, 3) == ("run", ())
+
+
 def test_a_part_that_was_in_a_death_runs_only_where_that_is_known(store: Store) -> None:
     accepted(store)
     start(store, attempt="a1")
