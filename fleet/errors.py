@@ -7,6 +7,9 @@
     ├── WrongState                it cannot be done with what is in this state
     ├── NotFound
     ├── Unavailable               a server Fleet needs does not answer; try again
+    ├── NotAccepted               work cannot be accepted now; the same may be later
+    │   ├── QueueFull             as many deliberations as may be are not final yet
+    │   └── NotKept               ValKey answers, but could lose it
     ├── Unreadable                what a model wrote is not the answer it was asked for
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
     └── EngineError               an engine failed
@@ -83,6 +86,32 @@ class Unavailable(FleetError):
 
 
 class Unreadable(FleetError):
+class NotAccepted(FleetError):
+    """Work cannot be accepted now; the same again later may be."""
+
+
+class QueueFull(NotAccepted):
+    """`limit` or more deliberations are not final yet."""
+
+    def __init__(self, limit: int):
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} deliberations are not final yet, which is the limit (FLEET_QUEUE_LIMIT)"
+
+
+class NotKept(NotAccepted):
+    """ValKey could lose what it would be given, or does not say that it has it on disk; `reason` says why."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
     """What a model wrote cannot be read; `type` is "truncated", "not_json" or "schema"."""
 
     def __init__(self, type: str, reason: str):

@@ -170,7 +170,7 @@ def list_queues() -> Response:
     Operation(summary="Totals and rates of deliberations", answers={200: Answer("The figures", Stats)}),
 )
 def get_stats() -> Response:
-    return reply(services().store.statistics.read())
+    return reply(services().store.statistics.read(services().settings.queue_limit))
 
 
 def queues(states: Sequence[WorkerState]) -> tuple[Queue, ...]:

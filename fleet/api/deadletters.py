@@ -65,6 +65,7 @@ def get_dead_letter(dead_letter_id: str) -> Response:
         "of it was done before is not done twice.",
         answers={202: Answer("Processed", Replayed)},
         scope=Scope.ADMIN,
+        submits=True,
     ),
 )
 def replay_dead_letter(dead_letter_id: str) -> Response:

@@ -61,6 +61,7 @@ class WaitQuery(Model):
             200: Answer("The same deliberation was accepted before", Deliberation, location=True),
         },
         problems=(409,),
+        submits=True,
     ),
 )
 def submit_deliberation(body: DeliberationRequest) -> Response:
@@ -129,6 +130,7 @@ def cancel_deliberation(deliberation_id: str) -> Response:
         description="A new deliberation with the same task and the same agents; `replay_of` names the old one.",
         answers={202: Answer("Accepted: stored, and with the workers", Deliberation, location=True)},
         problems=(409,),
+        submits=True,
     ),
 )
 def replay_deliberation(deliberation_id: str) -> Response:

@@ -55,6 +55,13 @@ class Fleet(Collector):
             finished.add_metric([status.upper()], getattr(totals, status))
         yield finished
         yield CounterMetricFamily("fleet_dead_letters", "Messages that could not be processed", totals.dead_letters)
+        refused = CounterMetricFamily("fleet_refused", "Submissions that were not accepted", labels=["reason"])
+        for reason in ("full", "rate"):
+            refused.add_metric([reason], getattr(totals, f"refused_{reason}"))
+        yield refused
+        yield GaugeMetricFamily("fleet_deliberations_open", "Accepted and not final", self._stats.open)
+        if self._stats.limit:
+            yield GaugeMetricFamily("fleet_deliberations_limit", "How many may be open", self._stats.limit)
         yield GaugeMetricFamily("fleet_deliberations_in_progress", "An agent has started", self._stats.in_progress)
         yield GaugeMetricFamily("fleet_deliberations_pending", "No agent has started yet", self._stats.pending)
         yield GaugeMetricFamily("fleet_events", "Entries of the event log", self._stats.events)
@@ -134,5 +141,5 @@ def scrape() -> Response:
     store = services().store
     workers = store.workers.list()
     registry = CollectorRegistry()
-    registry.register(Fleet(store.statistics.read(), queues(workers), workers))
+    registry.register(Fleet(store.statistics.read(services().settings.queue_limit), queues(workers), workers))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 import fleet
-from fleet.api.problems import ANSWERED_ONCE, BUSY, KEY_REUSED, KINDS, MEDIA_TYPE, Problem
+from fleet.api.problems import ANSWERED_ONCE, BUSY, KEY_REUSED, KINDS, MEDIA_TYPE, NOT_KEPT, Problem
 from fleet.api.section import IDEMPOTENT, Answer, Operation, Section
 from fleet.models import Model
 
@@ -30,7 +30,8 @@ _TEMPLATE = "#/components/schemas/{model}"
 _INFO = """Councils of agents deliberate on approved plans.
 
 Every error is `application/problem+json` (RFC 9457). A request whose answer was lost may be sent again: the same plan,
-or the same `Idempotency-Key`, does nothing twice. Bodies are JSON in UTF-8, at most 1 MiB; unknown fields and
+or the same `Idempotency-Key`, does nothing twice. A 429 or 503 says in `Retry-After` when to send it again, and where
+keys have a limit, `RateLimit` says what is left of it. Bodies are JSON in UTF-8, at most 1 MiB; unknown fields and
 parameters are refused. A request's `X-Request-Id` comes back with the answer and is in the log."""
 
 _KEY = """`FLEET_API_KEY`, which may do everything, or a key made by `POST /v1/keys`. An operation lists the scope that
@@ -121,6 +122,7 @@ def _responses(rule: Rule, operation: Operation) -> Document:
     responses = {str(status): _answer(answer) for status, answer in operation.answers.items()}
     rare = {BUSY} | (set() if IDEMPOTENT in operation.headers else {KEY_REUSED})
     rare |= set() if operation.secret else {ANSWERED_ONCE}
+    rare |= {NOT_KEPT} if "get" in methods_of(rule) else set()
     for status in sorted(_problems(rule, operation)):
         titles = [kind.title for kind in KINDS if kind.status == status and kind not in rare]
         responses.setdefault(str(status), _problem(" · ".join(titles)))
@@ -136,6 +138,7 @@ def _problems(rule: Rule, operation: Operation) -> set[int]:
     found |= {HTTPStatus.SERVICE_UNAVAILABLE}
     found |= {HTTPStatus.NOT_FOUND} if rule.arguments else set()
     found |= {HTTPStatus.CONFLICT} if operation.secret else set()
+    found |= {HTTPStatus.TOO_MANY_REQUESTS} if operation.submits else set()
     if operation.body:
         found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
     return {int(status) for status in found}

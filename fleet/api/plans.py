@@ -59,6 +59,7 @@ class PlansQuery(PageQuery):
             200: Answer("The same plan was accepted before", PlanReceipt, location=True),
         },
         problems=(409,),
+        submits=True,
     ),
 )
 def submit_plan(body: PlanRequest) -> Response:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from fleet.errors import Conflict, InvalidRequest, NotFound, Unavailable, WrongState
+from fleet.errors import Conflict, InvalidRequest, NotFound, NotKept, QueueFull, Unavailable, WrongState
 from fleet.models import Model
 
 log = structlog.get_logger(__name__)
@@ -116,6 +116,27 @@ UNAVAILABLE = Kind(
     "A server is away",
     "ValKey or Neo4j does not answer. Send the same request again after Retry-After seconds: nothing is done twice.",
 )
+NOT_KEPT = Kind(
+    "not-kept",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Not safely kept",
+    "ValKey has almost no memory left, or does not confirm that it has the work on disk, which FLEET_DURABILITY asks "
+    "for. Send the same request again after Retry-After seconds: nothing is done twice.",
+)
+QUEUE_FULL = Kind(
+    "queue-full",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Too much waits",
+    "As many deliberations as may be are not final yet (FLEET_QUEUE_LIMIT). Nothing of the request was stored: send it "
+    "again after Retry-After seconds. What was accepted before is not affected.",
+)
+RATE_LIMITED = Kind(
+    "rate-limited",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Too many requests",
+    "The key may not send that many requests for work a minute (FLEET_RATE_LIMIT_PER_MINUTE). Send it again after "
+    "Retry-After seconds; reading is never limited.",
+)
 KINDS = (
     MALFORMED,
     UNAUTHORIZED,
@@ -132,6 +153,9 @@ KINDS = (
     INTERNAL,
     BUSY,
     UNAVAILABLE,
+    NOT_KEPT,
+    QUEUE_FULL,
+    RATE_LIMITED,
 )
 _BY_STATUS = {kind.status: kind for kind in reversed(KINDS)}
 
@@ -202,7 +226,7 @@ def answer(
     ).model_dump(mode="json", exclude_none=True)
     response = Response(json.dumps(problem | dict(extra or {}), ensure_ascii=False), kind.status, mimetype=MEDIA_TYPE)
     response.headers.update(headers or {})
-    if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if kind.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         response.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     return response
 
@@ -214,6 +238,8 @@ def install(app: Flask) -> None:
     app.register_error_handler(Conflict, lambda error: answer(CONFLICT, str(error)))
     app.register_error_handler(WrongState, lambda error: answer(WRONG_STATE, str(error)))
     app.register_error_handler(NotFound, lambda error: answer(NOT_FOUND, str(error)))
+    app.register_error_handler(QueueFull, lambda error: answer(QUEUE_FULL, str(error)))
+    app.register_error_handler(NotKept, _not_kept)
     for outage in (RedisError, OperationalError, Unavailable):
         app.register_error_handler(outage, _unavailable)
     app.register_error_handler(HTTPException, _http_exception)
@@ -229,6 +255,11 @@ def _unavailable(error: Exception) -> Response:
     log.warning("api.unavailable", error=repr(error))
     server = error.server if isinstance(error, Unavailable) else "valkey"
     return answer(UNAVAILABLE, f"{server} does not answer; send the request again")
+
+
+def _not_kept(error: NotKept) -> Response:
+    log.warning("api.not_kept", reason=error.reason)
+    return answer(NOT_KEPT, error.reason)
 
 
 def _http_exception(error: HTTPException) -> Response:

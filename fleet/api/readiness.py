@@ -10,10 +10,12 @@ from redis.exceptions import RedisError
 
 from fleet.cluster import NONE_RUNS, start_command, why_unserved
 from fleet.dispatch import COUNCIL_QUEUE
-from fleet.errors import Unavailable
+from fleet.errors import NotKept, Unavailable
 from fleet.graph import Graph
 from fleet.models import Model
 from fleet.settings import Settings
+from fleet.settings.tls import valkey_tls
+from fleet.store.durability import Durability
 from fleet.store.listeners import Listeners
 from fleet.store.queues import Queues
 from fleet.store.workers import Workers
@@ -53,6 +55,7 @@ class Probe:
         self._lock = threading.Lock()
         self._found: Readiness | None = None
         self._asked_at = 0.0
+        self._durability = Durability(self._client, settings.durability == "fsync")
 
     def __call__(self) -> Readiness:
         with self._lock:
@@ -81,8 +84,11 @@ class Probe:
         return UP
 
     def _neo4j(self) -> Dependency:
+            self._durability.check()
         try:
             self._graph().ping()
+        except NotKept as error:
+            return _down(error.reason)
         except Unavailable as error:
             return _down(error.reason)
         return UP

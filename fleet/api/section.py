@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
+from fleet.api.admission import kept, limit_rate
 from fleet.api.idempotent import answered_once
 from fleet.api.reading import IDEMPOTENCY_KEY, read_body, read_query
 from fleet.models import Model
@@ -55,6 +56,7 @@ class Operation:
     """What a route is for. `query` None takes any parameters; `problems` are those beyond what the rest implies.
 
     Without a `scope`, reading needs `read`, a POST `submit`, and anything else `admin`; `public` needs no key at all.
+    One that `submits` work may be refused for what there is already, and counts against its key's limit (429).
     An answer with a `secret` is not kept: asked for again with its Idempotency-Key, it is refused (409).
     """
 
@@ -68,6 +70,7 @@ class Operation:
     public: bool = False
     scope: Scope | None = None
     secret: bool = False
+    submits: bool = False
 
 
 class Section(Blueprint):
@@ -91,7 +94,10 @@ class Section(Blueprint):
             name = view.__name__
             self.operations[f"{self.name}.{name}"] = operation
             self.add_url_rule(
-                path.replace("{", "<").replace("}", ">"), name, _reader(view, operation), methods=[method]
+                path.replace("{", "<").replace("}", ">"),
+                name,
+                _reader(_durable(view, method), operation),
+                methods=[method],
             )
             return view
 
@@ -104,9 +110,23 @@ def current_operation() -> Operation | None:
     return section.operations.get(request.endpoint or "") if isinstance(section, Section) else None
 
 
+def _durable(view: Callable[..., ResponseReturnValue], method: str) -> Callable[..., ResponseReturnValue]:
+    """The view, which answers what changes something only once that is durable."""
+    if method == "GET":
+        return view
+
+    @wraps(view)
+    def call(**arguments: Any) -> ResponseReturnValue:
+        return kept(partial(view, **arguments))
+
+    return call
+
+
 def _reader(view: Callable[..., ResponseReturnValue], operation: Operation) -> Callable[..., ResponseReturnValue]:
     @wraps(view)
     def call(**arguments: Any) -> ResponseReturnValue:
+        if operation.submits:
+            limit_rate()
         if operation.query is NoParameters:
             read_query(NoParameters)
         elif operation.query:

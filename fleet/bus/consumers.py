@@ -1,8 +1,8 @@
 """The durable consumers: what is done with each event, and when it is acknowledged.
 
-An event is acknowledged after its work is durable. What can heal (ValKey, the broker or Neo4j away) is delivered again
-after a growing delay, for ever; what can never succeed becomes a dead letter with its reason; what fails for no known
-reason is tried five times first.
+An event is acknowledged after its work is durable. What can heal (ValKey, the broker or Neo4j away, no room for more
+deliberations) is delivered again after a growing delay, for ever, and little is fetched until then; what can never
+succeed becomes a dead letter with its reason; what fails for no known reason is tried five times first.
 """
 
 import asyncio
@@ -17,17 +17,19 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
+from fleet.bus.commits import Commits
 from fleet.bus.servers import HEALS, NATS_ERRORS, Servers, delay_s, server_of, wait
 from fleet.bus.streams import Check, differences
 from fleet.decode import as_text, decode_plan, decode_transition
-from fleet.errors import Conflict, InvalidRequest
+from fleet.errors import Conflict, InvalidRequest, NotAccepted
 from fleet.events import PLAN_APPROVED, STORY_TRANSITIONED
-from fleet.models import PlanRequest, StoryTransition
+from fleet.models import DeadLetter, PlanRequest, StoryTransition
 from fleet.store import Store
 
 log = structlog.get_logger(__name__)
 
 HOPELESS = (InvalidRequest, Conflict)
+POSTPONED = (*HEALS, NotAccepted)
 MOST_ATTEMPTS = 5
 REASON_CHARS = 2_000
 FETCH_S = 1.0  # also the longest that a stop waits for a fetch
@@ -112,6 +114,8 @@ class Inbox:
         self._in_hand: dict[asyncio.Task[None], Msg] = {}
         self._room = asyncio.Event()
         self._failed_rounds, self._round_over_at = 0, 0.0
+        self._refused = ""  # why no work is accepted, while none is
+        self._commits = Commits(store.durability.confirm)
         self._draining = False
 
     async def run(self, js: JetStreamContext, over: asyncio.Event) -> None:
@@ -139,7 +143,7 @@ class Inbox:
             await self._nak(message, 0)
 
     async def _pause(self, over: asyncio.Event) -> None:
-        """While what the events need is away, they wait in the stream rather than going round."""
+        """While what the events need is away or full, they wait in the stream rather than going round."""
         if self._failed_rounds:
             await wait(over, delay_s(self._failed_rounds, first=0.25, cap=5.0))
 
@@ -162,22 +166,47 @@ class Inbox:
         self._room.set()
 
     async def _handle(self, message: Msg) -> None:
-        async with self._keeping(message), self._turn:
-            if self._draining:
-                await self._nak(message, 0)
-                return
-            try:
-                ids = await asyncio.to_thread(self.consumer.process, message.data)
-            except HOPELESS as error:
-                await self._bury(message, str(error))
-            except HEALS as error:
-                await self._postpone(message, error)
-            except Exception as error:  # noqa: BLE001 - a bug must not stop the consumer, nor lose the event
-                await self._try_again(message, error)
-            else:
+        async with self._keeping(message):
+            async with self._turn:
+                ids = await self._work(message)
+            if ids is not None and await self._durable(message):
                 self._succeeded()
                 await self._ack(message)
                 log.info("event_processed", **self._about(message), **ids)
+
+    async def _work(self, message: Msg) -> dict[str, str] | None:
+        """Does the event's work; None when that failed and the event was seen to otherwise."""
+        try:
+            if not self._draining:
+                return await asyncio.to_thread(self._process, message.data)
+            await self._nak(message, 0)
+        except HOPELESS as error:
+            await self._bury(message, str(error))
+        except POSTPONED as error:
+            await self._postpone(message, error)
+        except Exception as error:  # noqa: BLE001 - a bug must not stop the consumer, nor lose the event
+            await self._try_again(message, error)
+        return None
+
+    def _process(self, data: bytes) -> dict[str, str]:
+        if self._in_valkey:
+            self._store.durability.check()
+        return self.consumer.process(data)
+
+    @property
+    def _in_valkey(self) -> bool:
+        """Whether the work is durable when ValKey says so."""
+        return self.consumer.server == "valkey" and self._store.durability.wanted
+
+    async def _durable(self, message: Msg) -> bool:
+        """Waits until the event's work is on disk, where that is asked for; False when it will be done again."""
+        try:
+            if self._in_valkey:
+                await self._commits.done()
+        except POSTPONED as error:
+            await self._postpone(message, error)
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def _keeping(self, message: Msg) -> AsyncIterator[None]:
@@ -197,14 +226,8 @@ class Inbox:
 
     async def _bury(self, message: Msg, reason: str, attempts: int = 1) -> None:
         try:
-            letter = await asyncio.to_thread(
-                self._store.dead_letters.add,
-                self.consumer.subject,
-                reason[:REASON_CHARS],
-                as_text(message.data),
-                attempts,
-            )
-        except HEALS as error:
+            letter = await asyncio.to_thread(self._keep_letter, message, reason, attempts)
+        except POSTPONED as error:
             await self._postpone(message, error)
             return
         await self._ack(message)
@@ -212,8 +235,17 @@ class Inbox:
             "event_dead_lettered", **self._about(message), dead_letter_id=letter.dead_letter_id, reason=letter.reason
         )
 
+    def _keep_letter(self, message: Msg, reason: str, attempts: int) -> DeadLetter:
+        text = as_text(message.data)
+        letter = self._store.dead_letters.add(self.consumer.subject, reason[:REASON_CHARS], text, attempts)
+        self._store.durability.confirm()
+        return letter
+
     async def _postpone(self, message: Msg, error: BaseException) -> None:
-        self._servers.away(server_of(error), error)
+        if isinstance(error, NotAccepted):
+            self._refuse(str(error))
+        else:
+            self._servers.away(server_of(error), error)
         self._failed()
         await self._nak(message, delay_s(message.metadata.num_delivered))
 
@@ -259,6 +291,14 @@ class Inbox:
             self._failed_rounds += 1
             self._round_over_at = now + delay_s(self._failed_rounds, first=0.25, cap=5.0)
 
+    def _refuse(self, reason: str) -> None:
+        if not self._refused:
+            log.warning("events_wait", consumer=self.consumer.durable, reason=reason)
+        self._refused = reason
+
     def _succeeded(self) -> None:
+        if self._refused:
+            log.info("events_go_on", consumer=self.consumer.durable)
+            self._refused = ""
         self._failed_rounds = 0
         self._servers.back(self.consumer.server)

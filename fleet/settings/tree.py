@@ -169,6 +169,19 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
+    queue_limit: int = Field(
+        200_000,
+        ge=0,
+        description="Deliberations that may be in the fleet and not final yet: then no more are accepted; 0 is no limit",
+    )
+    rate_limit_per_minute: int = Field(
+        0, ge=0, description="Requests for work that each API key may send a minute, to all replicas; 0 is no limit"
+    )
+    durability: Literal["everysec", "fsync"] = Field(
+        "everysec",
+        description="When work counts as accepted: once ValKey has it (everysec, after its appendfsync) or once "
+        "ValKey has it on disk (fsync)",
+    )
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,

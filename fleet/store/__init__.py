@@ -3,11 +3,14 @@
 import redis
 
 from fleet.settings import Settings
+from fleet.settings.tls import valkey_tls
+from fleet.store.admission import RateLimits
 from fleet.store.base import Scripts, connect
 from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Attempt, Deliberations, Part, PartStart, Sealed
 from fleet.store.eventlog import EventLog, LoggedEvent
+from fleet.store.durability import Durability
 from fleet.store.idempotency import Idempotency
 from fleet.store.keys import Keys
 from fleet.store.listeners import Listeners, ListenerState
@@ -24,10 +27,15 @@ __all__ = ["RECORD", "Attempt", "ListenerState", "LoggedEvent", "Part", "PartSta
 class Store:
     """Everything of one ValKey; thread-safe. Its methods raise redis.exceptions.RedisError when ValKey is away."""
 
-    def __init__(self, client: "redis.Redis", retention_s: int = 3600):
+    `queue_limit` deliberations may be open at once, 0 is no limit; `fsync` is for `durability`.
+    """
+
+    def __init__(self, client: "redis.Redis", retention_s: int = 3600, queue_limit: int = 0, fsync: bool = False):
         scripts = Scripts(client)
         self.client = client
-        self.submissions = Submissions(client, scripts)
+        self.submissions = Submissions(client, scripts, queue_limit)
+        self.durability = Durability(client, fsync)
+        self.rate_limits = RateLimits(scripts)
         self.events = EventLog(client, scripts)
         self.deliberations = Deliberations(client, scripts, self.events, retention_s)
         self.councils = Councils(client, scripts)
@@ -43,7 +51,12 @@ class Store:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Store":
-        return cls(connect(settings.valkey_url.get_secret_value()), settings.deliberation_retention_s)
+        return cls(
+            connect(settings.valkey_url.get_secret_value(), valkey_tls(settings)),
+            settings.deliberation_retention_s,
+            settings.queue_limit,
+            settings.durability == "fsync",
+        )
 
     def close(self) -> None:
         self.client.close()

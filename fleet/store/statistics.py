@@ -22,6 +22,8 @@ class Totals(Model):
     failed: int = 0
     cancelled: int = 0
     dead_letters: int = 0
+    refused_full: int = Field(0, description="Submissions while as many were open as may be; an event at each try")
+    refused_rate: int = Field(0, description="Requests beyond a key's limit")
 
 
 class Rate(Model):
@@ -43,6 +45,8 @@ class Stats(Model):
     per_minute: Rates
     in_progress: int
     pending: int = Field(description="Accepted, and no agent has started yet")
+    open: int = Field(description="Accepted and not final: what the limit is for")
+    limit: int | None = Field(None, description="How many may be open before no more are accepted; absent without one")
     events: int = Field(description="How many the log holds; what was relayed long ago is trimmed")
 
 
@@ -52,8 +56,8 @@ class Statistics:
     def __init__(self, client: "redis.Redis"):
         self._client = client
 
-    def read(self) -> Stats:
-        """All of them at one instant."""
+    def read(self, limit: int = 0) -> Stats:
+        """All of them at one instant; `limit` is the most that may be open, 0 for none."""
         now_ms = base.now_ms(self._client)
         with self._client.pipeline() as pipeline:
             pipeline.hgetall(_TOTALS)
@@ -70,6 +74,8 @@ class Statistics:
             per_minute=Rates(accepted=_rate(new_1, new_10), finished=_rate(ended_1, ended_10)),
             in_progress=in_progress,
             pending=max(0, known - finished - in_progress),
+            open=known - finished,
+            limit=limit or None,
             events=events,
         )
 

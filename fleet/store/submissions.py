@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 
-from fleet.errors import Conflict
+from fleet.errors import Conflict, NotKept, QueueFull
 from fleet.models import StoredPlan, Task
 from fleet.store import base
 from fleet.store.base import Scripts
@@ -13,6 +13,9 @@ from fleet.store.base import Scripts
 # Longer than the stream of plan events keeps them, so that a replayed event always finds its plan.
 PLAN_RETENTION_S = 35 * 86_400
 IDEMPOTENCY_S = 86_400
+# What is accepted grows as it is worked on: a full ValKey would keep it and never finish it.
+MOST_MEMORY_PERMILLE = 900
+_CONFLICT, _FULL, _NO_MEMORY = -1, -2, -3
 
 
 def _plan_key(id: str) -> str:
@@ -24,13 +27,15 @@ def _request_key(id: str) -> str:
 
 
 class Submissions:
-    def __init__(self, client: "redis.Redis", scripts: Scripts):
-        self._client, self._scripts = client, scripts
+    """Takes work in; what is in already is found again, however full ValKey is."""
+
+    def __init__(self, client: "redis.Redis", scripts: Scripts, limit: int):
+        self._client, self._scripts, self._limit = client, scripts, limit
 
     def add_plan(self, stored: StoredPlan, tasks: Sequence[Task]) -> tuple[StoredPlan, bool]:
         """Stores a plan once with its deliberations; returns what is stored and whether this call did it.
 
-        Raises: Conflict when the id was used with other content.
+        Raises: Conflict when the id was used with other content; NotAccepted.
         """
         plan = stored.plan
         document, created = self._add(
@@ -43,7 +48,7 @@ class Submissions:
     def add_deliberation(self, task: Task, digest: str) -> bool:
         """Stores one deliberation that belongs to no submitted plan; False if it is there already.
 
-        Raises: Conflict when the id (from an Idempotency-Key) was used with other content.
+        Raises: Conflict when the id (from an Idempotency-Key) was used with other content; NotAccepted.
         """
         document, created = self._add(
             _request_key(task.deliberation_id), digest, task.deliberation_id, IDEMPOTENCY_S, "", [task]
@@ -55,12 +60,16 @@ class Submissions:
     def _add(
         self, key: str, digest: str, document: str, ttl_s: int, plan_id: str, tasks: Sequence[Task]
     ) -> tuple[str | None, bool]:
-        keys = [key, base.PLANS, base.DELIBERATIONS, base.DUE, base.EVENTS]
-        args: list[Any] = [digest, document, ttl_s, plan_id, len(tasks)]
+        keys = [key, base.PLANS, base.DELIBERATIONS, base.DUE, base.FINISHED]
+        args: list[Any] = [digest, document, ttl_s, plan_id, self._limit, MOST_MEMORY_PERMILLE, len(tasks)]
         for task in tasks:
             args += [task.deliberation_id, task.dump(), task.timeout_ms]
         outcome, known = self._scripts.run("accept", keys, args)
-        return (None if outcome == -1 else known), outcome == 1
+        if outcome == _FULL:
+            raise QueueFull(self._limit)
+        if outcome == _NO_MEMORY:
+            raise NotKept(f"ValKey uses more than {MOST_MEMORY_PERMILLE / 10:g} % of its maxmemory")
+        return (None if outcome == _CONFLICT else known), outcome == 1
 
     def plan(self, id: str) -> StoredPlan | None:
         """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""

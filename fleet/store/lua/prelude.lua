@@ -5,6 +5,10 @@ local function now_ms()
 end
 -- Whether a deliberation with this status still takes answers.
 local function open(status) return status == 'PENDING' or status == 'IN_PROGRESS' end
+-- How many deliberations are not final yet: what is accepted is in the one index, what is final in both.
+local function count_open(deliberations, finished)
+  return redis.call('ZCARD', deliberations) - redis.call('ZCARD', finished)
+end
 -- Counts a deliberation that became final; `before` was its status until now.
 local function count_end(before, status)
   redis.call('HINCRBY', 'fleet:totals', string.lower(status), 1)
