@@ -15,6 +15,7 @@
     └── EngineError               an engine failed
         ├── EngineTimeout         no whole answer in time
         ├── EngineCancelled       nobody wants the answer any more
+        ├── EndpointFailed        its server cannot be reached, is busy or broken
         └── EngineDied            it will never answer again; what it was asked goes back to its queue
 
 Celery rebuilds exceptions from `args`: every constructor argument goes to `super().__init__`, the text is made in
@@ -143,6 +144,17 @@ class EngineTimeout(EngineError):
 
 class EngineCancelled(EngineError):
     """The request was given up because its `Cancellation` was set."""
+
+
+class EndpointFailed(EngineError):
+    """The engine's server cannot be reached, is busy or broken: no fault of the request, unless the server had `taken`
+    it. `retry_after_s` is how long the server wants to be left alone, 0 if it does not say.
+    """
+
+    def __init__(self, engine: str, reason: str, taken: bool = False, retry_after_s: float = 0.0):
+        super().__init__(engine, reason, True)
+        self.args = (engine, reason, taken, retry_after_s)
+        self.taken, self.retry_after_s = taken, retry_after_s
 
 
 class EngineDied(EngineError):

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from fleet.cluster import EngineState
 from fleet.engines.cancellation import Cancellation
 from fleet.models import Message
 
-__all__ = ["Cancellation", "Completion", "Engine", "Generation", "HostedEngine", "Message", "OnText"]
+__all__ = ["Cancellation", "Completion", "Engine", "Generation", "HostedEngine", "Message", "OnText", "RemoteEngine"]
 
 # Called with each piece of text as it is written and the tokens it was made of; must not block and must not raise.
 OnText = Callable[[str, int], None]
@@ -63,6 +63,7 @@ class Engine(Protocol):
         EngineError: the engine failed; `retryable` says whether the same request may succeed later.
         EngineTimeout: no whole answer within `timeout_s` seconds; the work was given up in the engine too.
         EngineCancelled: `cancellation` was set, before or meanwhile; the work was given up in the engine too.
+        EndpointFailed: the engine's server cannot be reached, is busy or broken.
         EngineDied: the engine is gone for good, and its process has to end.
     """
 
@@ -79,3 +80,10 @@ class HostedEngine(Engine, Protocol):
     model: str
 
     def state(self) -> EngineState: ...
+
+
+@runtime_checkable
+class RemoteEngine(Engine, Protocol):
+    """An engine behind a server that others ask too; `endpoint` is its host and port."""
+
+    endpoint: str

@@ -15,6 +15,7 @@ class EngineConfig:
     model: openai: the model's name, None asks the server, which must then serve exactly one.
         local: a name of `models.list_models()` or the path of a GGUF file, None is the default model.
     base_url, api_key: openai only; the URL ends in /v1.
+    retries: openai: tries after the first, of what heals by itself, within the time of a request.
     slots: local: requests decoded together; a further caller waits for a free slot within its own timeout.
     context_tokens: local: prompt and answer of one request. Memory grows with slots times context_tokens.
     threads: local: CPU threads, 0 for every core this process may use.
@@ -28,6 +29,7 @@ class EngineConfig:
     model: str | None = None
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key: str = field(default="", repr=False)
+    retries: int = 3
     slots: int = 6
     context_tokens: int = 6144
     threads: int = 0
@@ -44,6 +46,7 @@ class EngineConfig:
             model=settings.model,
             base_url=settings.engine_url,
             api_key=settings.engine_key.get_secret_value(),
+            retries=settings.engine_retries,
             slots=settings.engine_slots,
             context_tokens=settings.engine_context_tokens,
             cache_dir=settings.cache_dir,

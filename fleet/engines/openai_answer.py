@@ -7,6 +7,7 @@ from fleet.engines.reasoning import StreamedAnswer
 from fleet.errors import EngineError
 
 REASON_CHARS = 300
+MOST_CHARS = 4_000_000  # of an answer and its thoughts; more is none that anybody asked for
 # Servers say "abort" for a request that they gave up while they were shutting down; it is worth another try.
 _WORTH_ANOTHER_TRY = ("abort", "error")
 
@@ -20,6 +21,12 @@ class Answer:
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] = {}
         self._chosen = self._said = False
+        self._chars = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of it is there, thoughts or text."""
+        return self.text.first_token_ms is not None
 
     def take(self, event: Any) -> None:
         """Raises: EngineError when it tells of one, or is none of this API."""
@@ -59,7 +66,11 @@ class Answer:
         self._said = True
         self._refusal += str(delta.get("refusal") or "")
         thought = str(delta.get("reasoning_content") or delta.get("reasoning") or "")
-        self.text.add(str(delta.get("content") or ""), thought)
+        text = str(delta.get("content") or "")
+        self._chars += len(text) + len(thought)
+        if self._chars > MOST_CHARS:
+            raise EngineError("openai", f"the answer has more than {MOST_CHARS} characters")
+        self.text.add(text, thought)
 
     def _raise_failure(self) -> None:
         if not self._chosen:

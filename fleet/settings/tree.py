@@ -70,6 +70,25 @@ class Settings(BaseSettings):
         "http://127.0.0.1:8000/v1", description="Engine openai: the server's URL, which ends in /v1"
     )
     engine_key: SecretStr = Field(SecretStr(""), description="Engine openai: the server's key, if it asks for one")
+    engine_retries: int = Field(
+        3,
+        ge=0,
+        le=20,
+        description="Engine openai: how often a request is tried again after a refused or reset connection, a 429 or "
+        "a 5xx, within its time",
+    )
+    breaker_failures: int = Field(
+        10,
+        ge=1,
+        description="Engine openai: failures of its server in a row, over all workers, after which work waits for it",
+    )
+    breaker_open_s: float = Field(
+        15.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Engine openai: seconds until one request tries whether a server that failed is back; each failed "
+        "one doubles it, up to eight times as long",
+    )
     model: str | None = Field(
         None,
         description="Engine openai: the model's name, unset for the only one that is served; "

@@ -6,6 +6,7 @@ from fleet.settings import Settings
 from fleet.settings.tls import valkey_tls
 from fleet.store.admission import RateLimits
 from fleet.store.base import Scripts, connect
+from fleet.store.breakers import Breakers
 from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Attempt, Deliberations, Part, PartStart, Sealed
@@ -43,6 +44,7 @@ class Store:
         self.listeners = Listeners(client)
         self.workers = Workers(client)
         self.queues = Queues(client)
+        self.breakers = Breakers(client, scripts)
         self.statistics = Statistics(client)
         self.keys = Keys(client)
         self.idempotency = Idempotency(client, scripts)

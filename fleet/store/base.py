@@ -17,6 +17,7 @@ EVENTS = "fleet:events"
 KEYS = "fleet:keys"
 DEAD_LETTERS = "fleet:deadletters"
 QUEUES = "fleet:queues"
+BREAKERS = "fleet:breakers"
 UNACKED = "unacked"  # kombu's own hash of the messages that workers hold
 
 

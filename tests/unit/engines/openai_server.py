@@ -1,8 +1,9 @@
 """A real HTTP server with OpenAI's chat API, which answers as each test tells it to."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -10,7 +11,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """Answers every POST with `answer`; keeps what was asked."""
+    """Answers every POST with `answer`, which finds what was asked in its handler's `asked`; keeps it too."""
 
     def __init__(self) -> None:
         self.answer: Answer = streams(*completion('{"n": 1}'))
@@ -26,7 +27,8 @@ class Server:
                 says({"object": "list", "data": listed})(self)
 
             def do_POST(self) -> None:
-                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.bodies.append(self.asked)
                 server.keys.append(self.headers["Authorization"])
                 server.answer(self)
 
@@ -36,6 +38,18 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    @contextlib.contextmanager
+    def serving(self) -> "Iterator[Server]":
+        thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.client_left.set()
+            self.http.shutdown()
+            thread.join()
+            self.http.server_close()
 
     def drip(self, handler: BaseHTTPRequestHandler) -> None:
         """Sends a comment every 20 ms until its client is gone: no single read ever times out."""

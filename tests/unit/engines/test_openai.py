@@ -21,14 +21,8 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.client_left.set()
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with Server().serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -175,18 +169,16 @@ def test_nothing_is_heard_any_more_once_the_request_was_given_up(server: Server,
     assert len(heard) == count > 0
 
 
-@pytest.mark.parametrize(
-    ("status", "retryable"),
-    [(429, True), (500, True), (503, True), (400, False), (401, False), (404, False), (422, False)],
-)
-def test_a_status_says_whether_trying_again_helps_and_is_never_tried_again_here(
-    server: Server, engine: OpenAIEngine, status: int, retryable: bool
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_what_was_wrong_with_the_request_is_said_at_once_with_host_and_status(
+    server: Server, engine: OpenAIEngine, status: int
 ) -> None:
-    server.answer = says(error("the server's own words"), status)
+    server.answer = says(error("its own words, and sk-secret"), status)
     caught = failure(engine)
-    assert caught.retryable is retryable
-    assert str(status) in caught.reason
-    assert "the server's own words" in caught.reason
+    assert type(caught) is EngineError
+    assert not caught.retryable
+    for part in (f"127.0.0.1:{server.http.server_port}", f"HTTP {status}", "its own words", "(1 try)"):
+        assert part in caught.reason
     assert "sk-secret" not in str(caught)
     assert len(server.bodies) == 1
 
