@@ -295,14 +295,14 @@ class Deliberations:
 
     def forget_finished(self) -> int:
         """Drops what was finished longer ago than the retention from the indexes; returns how many."""
-        before = self.now_ms() - self._retention_s * 1000
-        ids: Any = self._client.zrangebyscore(base.FINISHED, "-inf", before, start=0, num=1000)
-        if ids:
+        before, forgotten = self.now_ms() - self._retention_s * 1000, 0
+        while ids := cast(list[str], self._client.zrangebyscore(base.FINISHED, "-inf", before, start=0, num=1000)):
             with self._client.pipeline() as pipeline:
                 pipeline.zrem(base.DELIBERATIONS, *ids)
                 pipeline.zrem(base.FINISHED, *ids)
                 pipeline.execute()
-        return len(ids)
+            forgotten += len(ids)
+        return forgotten
 
 
 def _deaths(document: str) -> tuple[Death, ...]:

@@ -370,6 +370,14 @@ def test_what_is_finished_is_forgotten_after_the_retention(valkey_server: Valkey
     assert store.pages.deliberations(100).items == ()
 
 
+def test_however_many_have_finished_are_forgotten_at_once(store: Store) -> None:
+    ended = {f"d{number}": 1 for number in range(2500)}
+    for index in ("fleet:deliberations", "fleet:finished"):
+        store.client.zadd(index, ended)
+    assert store.deliberations.forget_finished() == 2500
+    assert not store.client.exists("fleet:deliberations", "fleet:finished")
+
+
 def plan(**changes: object) -> PlanRequest:
     return PlanRequest.model_validate({"plan_id": "p1", "story_id": "s1", "description": "Do it", **changes})
 
