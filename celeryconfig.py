@@ -1,11 +1,14 @@
 """Celery's settings for Fleet: each line with its unit and its reason."""
 
 from fleet.settings import settings_or_exit
+from fleet.settings.tls import valkey_tls as _valkey_tls
 from fleet.valkey.transport import BROKER_TRANSPORT_OPTIONS as _transport_options  # Celery takes its name for a setting
 
-_valkey_url = settings_or_exit().valkey_url.get_secret_value()
+_settings = settings_or_exit()
+_valkey_url = _settings.valkey_url.get_secret_value()
 
 broker_url = _valkey_url
+broker_use_ssl = redis_backend_use_ssl = dict(_valkey_tls(_settings)) or None  # Flower reads the first, too
 broker_transport_options = _transport_options
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: by default a worker gives up after 100 tries

@@ -48,7 +48,12 @@ class Probe:
         # A client of its own: the store's waits longer and tries again, for the sake of requests.
         url = settings.valkey_url.get_secret_value()
         self._client = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None
+            url,
+            decode_responses=True,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            retry=None,
+            **valkey_tls(settings),
         )
         self._nats_enabled, self._graph = settings.nats_enabled, graph
         self._queues = (settings.agent_queue, COUNCIL_QUEUE)

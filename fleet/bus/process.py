@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 import structlog
 
@@ -11,7 +13,8 @@ from fleet.bus.listener import Listener, until_signalled
 from fleet.dispatch import Dispatcher
 from fleet.graph import Graph
 from fleet.models import PlanRequest
-from fleet.settings import Settings
+from fleet.settings import Settings, refuse
+from fleet.settings.tls import nats_tls
 from fleet.store import Store
 
 log = structlog.get_logger(__name__)
@@ -27,11 +30,23 @@ def run(settings: Settings) -> int:
     graph = Graph.from_settings(settings)
     try:
         work = consumers(_accepting(Dispatcher(store, settings)), graph.record_transition)
-        asyncio.run(until_signalled(Listener(settings.nats_url.get_secret_value(), store, work)))
+        listener = Listener(settings.nats_url.get_secret_value(), store, work, _login(settings))
+        asyncio.run(until_signalled(listener))
     finally:
         graph.close()
         store.close()
     return 0
+
+
+def _login(settings: Settings) -> dict[str, Any]:
+    """What NATS is shown beyond its URL; ends the process when the package that signs with an nkey is missing."""
+    login: dict[str, Any] = {"tls": nats_tls(settings)}
+    for option, file in (("nkeys_seed", settings.nats_nkey_file), ("user_credentials", settings.nats_creds_file)):
+        if file and not find_spec("nkeys"):
+            refuse("fleet", f"{file} holds an nkey, for which a package is missing: pip install 'fleet[nkeys]'")
+        if file:
+            login[option] = str(file)
+    return login
 
 
 def _accepting(dispatcher: Dispatcher) -> Callable[[PlanRequest], None]:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import neo4j
@@ -36,7 +37,8 @@ class Graph:
 
     `connection_timeout_s` bounds the wait for a connection, `max_transaction_retry_s` how long transactions that met a
     deadlock or a lost connection are tried again. A transaction longer than `transaction_timeout_s` is ended by the
-    server, so that a writer that froze does not hold its locks for ever.
+    server, so that a writer that froze does not hold its locks for ever. With a `ca_file` only what its certificates
+    sign is trusted, and `uri` begins with bolt+s or neo4j+s.
     """
 
     def __init__(
@@ -45,14 +47,16 @@ class Graph:
         user: str,
         password: str,
         *,
+        ca_file: Path | None = None,
         connection_timeout_s: float = 5.0,
         max_transaction_retry_s: float = 2.0,
         transaction_timeout_s: float = 30.0,
     ):
         self._bounded = neo4j.unit_of_work(timeout=transaction_timeout_s)
         self._driver = neo4j.GraphDatabase.driver(
-            uri,
+            _plain(uri) if ca_file else uri,
             auth=(user, password),
+            **_trusting(ca_file),
             connection_timeout=connection_timeout_s,
             connection_acquisition_timeout=connection_timeout_s,
             max_transaction_retry_time=max_transaction_retry_s,
@@ -64,7 +68,13 @@ class Graph:
 
     @classmethod
     def from_settings(cls, settings: Settings, **options: float) -> "Graph":
-        return cls(settings.neo4j_uri, settings.neo4j_user, settings.neo4j_password.get_secret_value(), **options)
+        return cls(
+            settings.neo4j_uri,
+            settings.neo4j_user,
+            settings.neo4j_password.get_secret_value(),
+            ca_file=settings.neo4j_ca_file,
+            **options,
+        )
 
     def close(self) -> None:
         self._driver.close()
@@ -144,6 +154,18 @@ class Graph:
             if _is_outage(error):
                 raise Unavailable("neo4j", _reason(error)) from error
             raise
+
+
+def _plain(uri: str) -> str:
+    """The driver takes a trust of its own only for a URI that says nothing about TLS."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme.removesuffix('+s')}://{rest}"
+
+
+def _trusting(ca_file: Path | None) -> dict[str, Any]:
+    if ca_file is None:
+        return {}
+    return {"encrypted": True, "trusted_certificates": neo4j.TrustCustomCAs(str(ca_file))}
 
 
 def _run(tx: neo4j.ManagedTransaction, statement: str) -> None:

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fleet.models import Role
+from fleet.settings import tls
 from fleet.settings.sources import file_sources, variables
 from fleet.settings.values import (
     Behaviour,
@@ -52,15 +53,47 @@ class Settings(BaseSettings):
         description="ValKey, with its database and, if it asks for one, its password: redis:// or rediss://",
     )
     nats_url: Annotated[SecretStr, secret_url("nats", "tls", several=True)] = Field(
+    valkey_ca_file: tls.CaFile | None = Field(
+        None, description="File with the certificates that sign ValKey's; the system's unless set. For rediss://"
+    )
+    valkey_cert_file: tls.ReadableFile | None = Field(
+        None, description="File with the certificate that Fleet shows to ValKey, if it asks for one"
+    )
+    valkey_key_file: tls.ReadableFile | None = Field(
+        None, description="File with the key of that certificate, unless it is in the same file"
+    )
+    task_signing_key: Annotated[SecretStr, AfterValidator(keys)] = Field(
+        SecretStr(""),
+        description="Key that signs the messages to workers, who then run no others. With commas between several the "
+        "first signs and all are accepted, to replace one",
+    )
         SecretStr("nats://127.0.0.1:4222"), description="NATS, or several of one cluster with commas between them"
     )
     nats_enabled: bool = Field(True, description="Whether plans come and events go by NATS; if not, no listener is run")
     neo4j_uri: Annotated[str, open_url(*_NEO4J)] = Field(
+    nats_ca_file: tls.CaFile | None = Field(
+        None, description="File with the certificates that sign NATS's; the system's unless set. For tls://"
+    )
+    nats_cert_file: tls.ReadableFile | None = Field(
+        None, description="File with the certificate that the listener shows to NATS, if it asks for one"
+    )
+    nats_key_file: tls.ReadableFile | None = Field(
+        None, description="File with the key of that certificate, unless it is in the same file"
+    )
+    nats_nkey_file: tls.NkeyFile | None = Field(
+        None, description="File with the seed of the nkey that the listener logs in to NATS with"
+    )
+    nats_creds_file: tls.CredentialsFile | None = Field(
+        None, description="File with the credentials (.creds) that the listener logs in to NATS with"
+    )
         "bolt://127.0.0.1:7687", description="Neo4j: bolt:// or neo4j://, each also with +s or +ssc"
     )
     neo4j_user: str = Field("neo4j", min_length=1, description="User of Neo4j")
     neo4j_password: SecretStr = Field(SecretStr(""), description="Password of Neo4j's user")
 
+    neo4j_ca_file: tls.CaFile | None = Field(
+        None, description="File with the certificates that sign Neo4j's; the system's unless set. For +s"
+    )
     engine: Annotated[Literal["scripted", "local", "openai"], word(str.lower, vllm="openai")] = Field(
         "openai",
         description="What agents think with: openai, or vllm, is any compatible server, local a small model in "
@@ -224,3 +257,4 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+        faults += tls.faults(self)

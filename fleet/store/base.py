@@ -1,5 +1,6 @@
 """The connection to ValKey, the names of Fleet's keys and the Lua scripts."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -45,10 +46,11 @@ def watermark_key(lane: str) -> str:
     return f"fleet:watermark:{lane}"
 
 
-def connect(url: str) -> "redis.Redis":
+def connect(url: str, tls: Mapping[str, Any]) -> "redis.Redis":
     """A client for the ValKey at `url`; short of a second of retries, then redis.exceptions.ConnectionError.
 
-    Every script may be sent again after a lost answer: each of them changes the state once only.
+    `tls` is what `valkey_tls` says. Every script may be sent again after a lost answer: each of them changes the state
+    once only.
     """
     return redis.Redis.from_url(
         url,
@@ -58,6 +60,7 @@ def connect(url: str) -> "redis.Redis":
         socket_keepalive=True,
         health_check_interval=25,
         retry=Retry(ExponentialBackoff(cap=0.3, base=0.05), retries=3),
+        **tls,
     )
 
 
