@@ -28,6 +28,7 @@ worker_deduplicate_successful_tasks = False  # hangs a chord when a worker dies
 worker_cancel_long_running_tasks_on_connection_loss = False  # their effects are idempotent: let them end
 task_serializer = result_serializer = "json"
 accept_content = ["json"]
+worker_consumer = "fleet.tasks.messages:Consumer"  # a message that is no task of ours becomes a dead letter
 worker_proc_alive_timeout = 600  # s; a local model takes its time to load
 worker_hijack_root_logger = False  # fleet.telemetry does the logging
 task_track_started = False

@@ -9,6 +9,7 @@ from celery.signals import before_task_publish, celeryd_init, setup_logging
 from fleet import telemetry
 from fleet.settings import get_settings
 from fleet.valkey import install
+from fleet.valkey.signing import Signer
 
 # What a GPU worker leaves out.
 WATCHDOG = "fleet.tasks.watchdog:Watchdog"
@@ -16,7 +17,8 @@ NO_GPU_QUEUES = "fleet.tasks.no_gpu_queues:NoGpuQueues"
 
 app = Celery("fleet")
 app.config_from_object("celeryconfig")
-install(app, sweep_queues={"council"})
+_keys = get_settings().signing_keys
+install(app, sweep_queues={"council"}, signer=Signer(_keys) if _keys else None)
 app.steps["consumer"].add(WATCHDOG)
 app.steps["worker"].update({"fleet.tasks.reporter:Reporter", NO_GPU_QUEUES})
 

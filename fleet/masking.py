@@ -15,7 +15,7 @@ SHORTEST = 4  # characters; to hide what is shorter would hide half of every tex
 _NAMES = (
     "authorization",
     *("password", "passwd", "secret", "token"),
-    *("api_key", "api-key", "apikey", "engine_key"),
+    *("api_key", "api-key", "apikey", "engine_key", "signing_key"),
 )
 _USER_AND_PASSWORD = re.compile(r"://([^/?#\s@:'\"]*)(:[^/?#\s'\"]*)?@")
 # The quotes may be escaped, for JSON is often inside a text. Of an Authorization header the scheme is shown if it is
@@ -54,7 +54,11 @@ def secrets_of(settings: Settings) -> set[str]:
     """Every secret of the settings, those inside URLs too."""
     keys = (settings.api_key, settings.engine_key, settings.neo4j_password)
     urls = [*settings.nats_url.get_secret_value().split(","), settings.valkey_url.get_secret_value()]
-    return {key.get_secret_value() for key in keys} | {secret for url in urls for secret in _in_url(url)}
+    return (
+        {key.get_secret_value() for key in keys}
+        | set(settings.signing_keys)
+        | {secret for url in urls for secret in _in_url(url)}
+    )
 
 
 def _in_url(url: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from fleet.settings.values import (
     bind,
     by_engine,
     document,
+    keys,
     open_url,
     secret_url,
     word,
@@ -242,6 +243,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment beats the file. Raises: WrongSettings when the file cannot be read."""
         return init_settings, env_settings, *file_sources(settings_cls)
+
+    @property
+    def signing_keys(self) -> list[str]:
+        """The keys that sign messages to workers, the one that signs first; none without signatures."""
+        return [key.strip() for key in self.task_signing_key.get_secret_value().split(",") if key.strip()]
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

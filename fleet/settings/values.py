@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 T = TypeVar("T")
 
 _ADDRESS = re.compile(r"unix:.+|(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")  # gunicorn's forms
+SHORTEST_KEY = 32  # characters
 Behaviour = Literal["normal", "excellent", "poor", "verbose", "concise", "error-prone", "slow", "silent"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -65,6 +66,14 @@ def open_url(*schemes: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def keys(value: SecretStr) -> SecretStr:
+    """Checks the length of keys with commas between them; none is fine."""
+    text = value.get_secret_value()
+    if text and any(len(key.strip()) < SHORTEST_KEY for key in text.split(",")):
+        raise ValueError(f"a key is shorter than {SHORTEST_KEY} characters: `openssl rand -hex 32` makes one")
+    return value
 
 
 def bind(value: str) -> str:

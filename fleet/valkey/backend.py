@@ -14,12 +14,12 @@ from celery import states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 from celery.canvas import maybe_signature
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, SecurityError
 from celery.result import GroupResult
 from celery.utils.functional import _regen
 from kombu import serialization
 from kombu.exceptions import OperationalError
-from kombu.utils.encoding import bytes_to_str
+from kombu.utils.encoding import bytes_to_str, str_to_bytes
 from kombu.utils.objects import cached_property
 
 from fleet.valkey import bodies, parts
@@ -113,7 +113,7 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
 
     def _opening(self, group_id: str, body: Any, header: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         options = bodies.take_options(body)
-        fields = {"entries": len(bodies.entries(body) or ()), **self._packed(body), **header}
+        fields = {"entries": len(bodies.entries(body) or ()), **self._packed(group_id, body), **header}
         if options.partial:
             fields["partial"] = 1
         flat = [item for pair in fields.items() for item in pair]
@@ -292,6 +292,10 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
     def _scripts(self) -> Scripts:
         return Scripts(self.client)
 
+    @property
+    def _signer(self) -> Any:
+        return getattr(self.app, "message_signer", None)
+
     @cached_property
     def _due(self) -> Any:
         return self.get_key_for_group("chords", ".due")
@@ -302,14 +306,25 @@ class Backend(SubscribeWhileWaiting, RedisBackend):
     def _call(self, script: Callable[..., Any], keys: list[Any], args: list[Any]) -> Any:
         return self.ensure(lambda: script(keys=keys, args=args), (), **_PATIENCE)
 
-    def _packed(self, body: Any) -> dict[str, Any]:
+    def _packed(self, group_id: str, body: Any) -> dict[str, Any]:
         kind, encoding, payload = serialization.dumps(body, serializer=self.app.conf.task_serializer)
-        return {"body": payload, "body_type": kind, "body_encoding": encoding}
+        fields = {"body": payload, "body_type": kind, "body_encoding": encoding}
+        if self._signer:
+            fields["body_signature"] = self._signer.sign(_sealed(group_id, kind, encoding, payload))
+        return fields
 
     def _unpacked(self, record: Record) -> Any:
         kind, encoding = record.text("body_type"), record.text("body_encoding")
+        signature = bytes_to_str(record.fields.get("body_signature"))
+        sealed = _sealed(record.group_id, kind, encoding, record.fields["body"])
+        if self._signer and not self._signer.verifies(sealed, signature):
+            raise SecurityError(f"The body of chord {record.group_id} is not signed by one of this worker's keys")
         accept = serialization.prepare_accept_content(self.app.conf.accept_content)
         return serialization.loads(record.fields["body"], kind, encoding, accept=accept)
+
+
+def _sealed(group_id: str, kind: str, encoding: str, payload: Any) -> bytes:
+    return b"\0".join(str_to_bytes(part) for part in (group_id, kind, encoding, payload))
 
 
 def _tree(result: Any) -> Any:

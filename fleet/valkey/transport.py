@@ -39,6 +39,8 @@ from kombu.utils.json import dumps, loads
 from redis import ConnectionPool, Redis
 from redis.exceptions import ConnectionError, RedisError
 
+from fleet.valkey.envelopes import Message, tagged
+
 __all__ = ["BROKER_TRANSPORT_OPTIONS", "Channel", "QoS", "Transport", "install"]
 
 logger = logging.getLogger(__name__)
@@ -303,6 +305,7 @@ class Channel(kombu_redis.Channel):
     """Takes and registers each message in one step, and knows when its connection is gone."""
 
     QoS = QoS
+    Message = Message
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unregistered_queues: set[str] = set()
@@ -315,19 +318,26 @@ class Channel(kombu_redis.Channel):
         """The sorted set of tags by last renewal and the hash of messages by tag."""
         return [self.global_keyprefix + self.unacked_index_key, self.global_keyprefix + self.unacked_key]
 
-    def way_back(self, entry: bytes) -> tuple[list[str], str]:
+    def way_back(self, entry: bytes) -> tuple[list[str], str | bytes]:
         """List and token keys of the queues that a registered message came from, and its payload for them."""
         try:
             payload, exchange, routing_key = loads(entry)
         except ValueError:
-            logger.critical("Unreadable message moved to the list %s.unreadable", self.unacked_key)
-            key = f"{self.global_keyprefix}{self.unacked_key}.unreadable"
-            return [key, key + ".wake"], entry.decode(errors="replace")
-        with contextlib.suppress(KeyError):  # as the stock transport: only messages that have these fields
+            return self._way_back_unread(entry)
+        with contextlib.suppress(KeyError, TypeError):  # as the stock transport: only messages that have these fields
             payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
         priority = self._get_message_priority(payload)
         queues = self._lookup(exchange, routing_key)
         return [key for queue in queues for key in self._put_keys(queue, priority)], dumps(payload)
+
+    def _way_back_unread(self, entry: bytes) -> tuple[list[str], str | bytes]:
+        """The same for a message that is no JSON: whoever takes it again is to have it as it came."""
+        with contextlib.suppress(ValueError):
+            raw, _, queue = entry.removeprefix(b"[").removesuffix(b"]").rpartition(b',"",')
+            return self._put_keys(loads(queue), 0), raw
+        logger.critical("Unreadable message moved to the list %s.unreadable", self.unacked_key)
+        key = f"{self.global_keyprefix}{self.unacked_key}.unreadable"
+        return [key, key + ".wake"], entry.decode(errors="replace")
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> None:
         (self._unregistered_queues.add if no_ack else self._unregistered_queues.discard)(queue)
@@ -340,7 +350,7 @@ class Channel(kombu_redis.Channel):
             taken = client.eval(*self._take(tag, [queue], {queue} if no_ack else set()))
         if not taken:
             return None
-        message = self.Message(_tagged(taken[1], tag), channel=self)
+        message = self.Message(tagged(taken[1], tag), channel=self)
         if not no_ack:
             self.qos.append(message, tag)
         return message
@@ -411,7 +421,7 @@ class Channel(kombu_redis.Channel):
                 raise Empty
             queue = asked.queues[found[0] % len(asked.queues)]
             self._queue_cycle.rotate(queue)
-            self.connection._deliver(_tagged(found[1], asked.tag), queue)
+            self.connection._deliver(tagged(found[1], asked.tag), queue)
             return True
         finally:
             self._in_poll = False
@@ -432,10 +442,3 @@ class Transport(kombu_redis.Transport):
     """kombu's Redis transport over `Channel`."""
 
     Channel = Channel
-
-
-def _tagged(raw: bytes, tag: str) -> dict[str, Any]:
-    """The message with a tag of this delivery instead of its producer's, which all its deliveries would share."""
-    payload: dict[str, Any] = loads(raw)
-    payload["properties"]["delivery_tag"] = tag
-    return payload

@@ -122,6 +122,21 @@ def test_any_number_of_workers_may_restore_at_once(valkey: ValkeyServer) -> None
         there.release()
 
 
+@pytest.mark.parametrize("raw", [b"not json", b"\xff", b'"text"', b"[1]", b'a,"",b'])
+def test_what_is_no_message_comes_back_as_it_was_when_its_holder_died(valkey: ValkeyServer, raw: bytes) -> None:
+    with connection(valkey) as there, valkey.client() as client:
+        channel = there.default_channel
+        channel.queue_declare(QUEUE)
+        client.lpush(QUEUE, raw)
+        taken = get(channel)
+        assert (taken.body, taken.headers) == (raw, {})
+        channel.qos.restore_by_tag(taken.delivery_tag)
+        again = get(channel)
+        assert (again.body, again.headers) == (raw, {})
+        again.ack()
+        assert (client.hlen("unacked"), client.llen(QUEUE)) == (0, 0)
+
+
 def test_unreadable_message_is_set_aside_and_stops_nobody(valkey: ValkeyServer) -> None:
     abandon(valkey, "one")
     with valkey.client() as client, connection(valkey) as there:
