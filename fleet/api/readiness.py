@@ -55,12 +55,12 @@ class Probe:
             retry=None,
             **valkey_tls(settings),
         )
+        self._durability = Durability(self._client, settings.durability == "fsync")
         self._nats_enabled, self._graph = settings.nats_enabled, graph
         self._queues = (settings.agent_queue, COUNCIL_QUEUE)
         self._lock = threading.Lock()
         self._found: Readiness | None = None
         self._asked_at = 0.0
-        self._durability = Durability(self._client, settings.durability == "fsync")
 
     def __call__(self) -> Readiness:
         with self._lock:
@@ -84,16 +84,16 @@ class Probe:
     def _valkey(self) -> Dependency:
         try:
             self._client.ping()
+            self._durability.check()
         except RedisError as error:
             return _down(f"no answer to PING: {type(error).__name__}")
+        except NotKept as error:
+            return _down(error.reason)
         return UP
 
     def _neo4j(self) -> Dependency:
-            self._durability.check()
         try:
             self._graph().ping()
-        except NotKept as error:
-            return _down(error.reason)
         except Unavailable as error:
             return _down(error.reason)
         return UP

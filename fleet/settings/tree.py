@@ -53,7 +53,6 @@ class Settings(BaseSettings):
         SecretStr("redis://127.0.0.1:6379/0"),
         description="ValKey, with its database and, if it asks for one, its password: redis:// or rediss://",
     )
-    nats_url: Annotated[SecretStr, secret_url("nats", "tls", several=True)] = Field(
     valkey_ca_file: tls.CaFile | None = Field(
         None, description="File with the certificates that sign ValKey's; the system's unless set. For rediss://"
     )
@@ -68,10 +67,10 @@ class Settings(BaseSettings):
         description="Key that signs the messages to workers, who then run no others. With commas between several the "
         "first signs and all are accepted, to replace one",
     )
+    nats_url: Annotated[SecretStr, secret_url("nats", "tls", several=True)] = Field(
         SecretStr("nats://127.0.0.1:4222"), description="NATS, or several of one cluster with commas between them"
     )
     nats_enabled: bool = Field(True, description="Whether plans come and events go by NATS; if not, no listener is run")
-    neo4j_uri: Annotated[str, open_url(*_NEO4J)] = Field(
     nats_ca_file: tls.CaFile | None = Field(
         None, description="File with the certificates that sign NATS's; the system's unless set. For tls://"
     )
@@ -87,14 +86,15 @@ class Settings(BaseSettings):
     nats_creds_file: tls.CredentialsFile | None = Field(
         None, description="File with the credentials (.creds) that the listener logs in to NATS with"
     )
+    neo4j_uri: Annotated[str, open_url(*_NEO4J)] = Field(
         "bolt://127.0.0.1:7687", description="Neo4j: bolt:// or neo4j://, each also with +s or +ssc"
     )
     neo4j_user: str = Field("neo4j", min_length=1, description="User of Neo4j")
     neo4j_password: SecretStr = Field(SecretStr(""), description="Password of Neo4j's user")
-
     neo4j_ca_file: tls.CaFile | None = Field(
         None, description="File with the certificates that sign Neo4j's; the system's unless set. For +s"
     )
+
     engine: Annotated[Literal["scripted", "local", "openai"], word(str.lower, vllm="openai")] = Field(
         "openai",
         description="What agents think with: openai, or vllm, is any compatible server, local a small model in "
@@ -169,6 +169,19 @@ class Settings(BaseSettings):
     queue_ttl_s: int = Field(
         86_400, ge=1, description="Longest wait in a queue before a deliberation fails, in seconds"
     )
+    queue_limit: int = Field(
+        200_000,
+        ge=0,
+        description="Deliberations that may be in the fleet and not final yet: then no more are accepted; 0 is no limit",
+    )
+    rate_limit_per_minute: int = Field(
+        0, ge=0, description="Requests for work that each API key may send a minute, to all replicas; 0 is no limit"
+    )
+    durability: Literal["everysec", "fsync"] = Field(
+        "everysec",
+        description="When work counts as accepted: once ValKey has it (everysec, after its appendfsync) or once "
+        "ValKey has it on disk (fsync)",
+    )
     agent_queue: Literal["agents", "gpu"] = Field(
         "agents", description="Queue of the agents' work: agents, or gpu for workers with vLLM in them"
     )
@@ -222,19 +235,6 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-    queue_limit: int = Field(
-        200_000,
-        ge=0,
-        description="Deliberations that may be in the fleet and not final yet: then no more are accepted; 0 is no limit",
-    )
-    rate_limit_per_minute: int = Field(
-        0, ge=0, description="Requests for work that each API key may send a minute, to all replicas; 0 is no limit"
-    )
-    durability: Literal["everysec", "fsync"] = Field(
-        "everysec",
-        description="When work counts as accepted: once ValKey has it (everysec, after its appendfsync) or once "
-        "ValKey has it on disk (fsync)",
-    )
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
@@ -260,7 +260,7 @@ class Settings(BaseSettings):
         if self.shown_chars < self.proposal_chars:
             room = f"FLEET_SHOWN_CHARS ({self.shown_chars})"
             faults.append(f"{room} has no room for one proposal of FLEET_PROPOSAL_CHARS ({self.proposal_chars})")
+        faults += tls.faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
-        faults += tls.faults(self)

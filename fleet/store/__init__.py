@@ -10,8 +10,8 @@ from fleet.store.breakers import Breakers
 from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
 from fleet.store.deliberations import RECORD, Attempt, Deliberations, Part, PartStart, Sealed
-from fleet.store.eventlog import EventLog, LoggedEvent
 from fleet.store.durability import Durability
+from fleet.store.eventlog import EventLog, LoggedEvent
 from fleet.store.idempotency import Idempotency
 from fleet.store.keys import Keys
 from fleet.store.listeners import Listeners, ListenerState
@@ -26,7 +26,7 @@ __all__ = ["RECORD", "Attempt", "ListenerState", "LoggedEvent", "Part", "PartSta
 
 
 class Store:
-    """Everything of one ValKey; thread-safe. Its methods raise redis.exceptions.RedisError when ValKey is away."""
+    """Everything of one ValKey; thread-safe. Its methods raise redis.exceptions.RedisError when ValKey is away.
 
     `queue_limit` deliberations may be open at once, 0 is no limit; `fsync` is for `durability`.
     """
