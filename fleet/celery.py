@@ -7,6 +7,7 @@ from celery import Celery
 from celery.signals import before_task_publish, celeryd_init, setup_logging
 
 from fleet import telemetry
+from fleet.models import FORMAT, FORMAT_HEADER
 from fleet.settings import get_settings
 from fleet.valkey import install
 from fleet.valkey.signing import Signer
@@ -37,7 +38,8 @@ def _leave_out_the_banner(instance: Any, **_: Any) -> None:
 
 @before_task_publish.connect  # type: ignore[untyped-decorator]
 def _hand_on_the_context(headers: dict[str, Any], **_: Any) -> None:
-    """What a task is sent for is bound again where it runs."""
+    """What a task is sent for is bound again where it runs; its format is for a worker of another version."""
+    headers.setdefault(FORMAT_HEADER, FORMAT)
     for name, value in telemetry.carried().items():
         headers.setdefault(name, value)
 

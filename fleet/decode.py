@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fleet.errors import InvalidRequest, UnknownRole
-from fleet.models import Decision, Model, PlanRequest, StoryTransition, Task
+from fleet.errors import InvalidRequest, UnknownFormat, UnknownRole
+from fleet.models import Decision, Model, PlanRequest, StoryTransition, Task, check_format
 
 MAX_BYTES = 2**20
 _LONGEST_NAME = 200
@@ -68,6 +68,10 @@ def _parse(data: bytes, most: int | None = None) -> dict[str, Any]:
         raise InvalidRequest([((), f"not JSON: {error}")]) from None
     if not isinstance(document, dict):
         raise InvalidRequest([((), "not a JSON object")])
+    try:
+        check_format(document.get("v"))
+    except UnknownFormat as error:
+        raise InvalidRequest([(("v",), str(error))]) from None
     return document
 
 

@@ -10,6 +10,7 @@
     ├── NotAccepted               work cannot be accepted now; the same may be later
     │   ├── QueueFull             as many deliberations as may be are not final yet
     │   └── NotKept               ValKey answers, but could lose it
+    ├── UnknownFormat             a later version of Fleet wrote it
     ├── Unreadable                what a model wrote is not the answer it was asked for
     ├── ModelUnavailable          a model file is missing or its checksum is wrong
     └── EngineError               an engine failed
@@ -40,6 +41,17 @@ class InvalidRequest(FleetError):
 
 class UnknownRole(InvalidRequest):
     """A role that is none of Fleet's."""
+
+
+class UnknownFormat(FleetError):
+    """Something is in the format `found`, of a later version of Fleet; this one knows those up to `known`."""
+
+    def __init__(self, found: object, known: int):
+        super().__init__(found, known)
+        self.found, self.known = found, known
+
+    def __str__(self) -> str:
+        return f"its format is {self.found}, and this version of Fleet knows those up to {self.known}: upgrade Fleet"
 
 
 class Conflict(FleetError):

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from fleet.errors import UnknownFormat
+
 NAMESPACE = uuid.UUID("6a1f0f4e-51f5-5a0e-8a43-3f5b0c1f7a11")
 MAX_AGENTS = 10
 MAX_ROUNDS = 3
@@ -39,6 +41,17 @@ Line = Annotated[str, StringConstraints(max_length=500), AfterValidator(_not_bla
 Note = Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_storable)]
 Rounds = Annotated[int, Field(ge=0, le=MAX_ROUNDS, strict=True)]
 AgentCount = Annotated[int, Field(ge=1, le=MAX_AGENTS, strict=True)]
+
+
+FORMAT = 1  # of what is kept and sent; what does not say one has the first
+FORMAT_HEADER = "fleet_format"  # of a task's message
+_KEPT = f'{{"v":{FORMAT},'
+
+
+def check_format(found: Any) -> None:
+    """Raises: UnknownFormat when a later version of Fleet wrote what says that its format is `found`."""
+    if isinstance(found, int | str) and str(found).isdecimal() and int(found) > FORMAT:
+        raise UnknownFormat(found, FORMAT)
 
 
 class Role(StrEnum):
@@ -89,6 +102,17 @@ class Model(BaseModel):
     def dump(self) -> str:
         """Compact JSON without empty optional fields."""
         return self.model_dump_json(exclude_none=True)
+
+    def kept(self) -> str:
+        """The same with its format, for a place where another version of Fleet may read it."""
+        return _KEPT + self.dump()[1:]
+
+    @classmethod
+    def read(cls, document: str) -> Self:
+        """From what was kept; fields that this version does not know are ignored. Raises: UnknownFormat."""
+        if not document.startswith(_KEPT):
+            check_format(json.loads(document).get("v"))
+        return cls.model_validate_json(document, extra="ignore")
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,11 +101,11 @@ def _kept(response: Response, secret: bool) -> str:
         return ""
     return KeptAnswer(
         status=response.status_code, content_type=response.content_type, location=response.location, body=body
-    ).dump()
+    ).kept()
 
 
 def _again(view: Callable[[], ResponseReturnValue], text: str) -> Response:
-    kept = KeptAnswer.model_validate_json(text)
+    kept = KeptAnswer.read(text)
     if kept.body is None:
         raise Refused(problems.ANSWERED_ONCE, problems.ANSWERED_ONCE.meaning)
     if kept.body:

@@ -34,7 +34,7 @@ class Councils:
         while not done or done[0] is None:
             seen = self._document(role)
             after = to(_council(seen))
-            args = [role, seen, after.dump() if after else "", TTL_S if id else _SENT_AGAIN_S]
+            args = [role, seen, after.kept() if after else "", TTL_S if id else _SENT_AGAIN_S]
             done = self._scripts.run("set_council", [COUNCILS, key], args)
         return _council(done[0]), _council(done[1])
 
@@ -48,7 +48,7 @@ class Councils:
     def list(self) -> list[Council]:
         """All councils, in the order of `Role`."""
         documents: Any = self._client.hgetall(COUNCILS)
-        return [Council.model_validate_json(documents[role]) for role in Role if documents.get(role)]
+        return [Council.read(documents[role]) for role in Role if documents.get(role)]
 
     def deleted(self) -> set[Role]:
         """The roles whose council was deleted and not made again."""
@@ -61,4 +61,4 @@ class Councils:
 
 
 def _council(document: str) -> Council | None:
-    return Council.model_validate_json(document) if document else None
+    return Council.read(document) if document else None

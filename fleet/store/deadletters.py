@@ -49,13 +49,13 @@ class DeadLetters:
         )
         event = DeadLettered(dead_letter_id=letter.dead_letter_id, source=source, reason=reason)
         keys = [_key(letter.dead_letter_id), DEAD_LETTERS, EVENTS]
-        args = [letter.dead_letter_id, letter.dump(), event.subject, event.payload()]
+        args = [letter.dead_letter_id, letter.kept(), event.subject, event.payload()]
         self._scripts.run("add_dead_letter", keys, args)
         return letter
 
     def get(self, id: str) -> DeadLetter | None:
         document: Any = self._client.get(_key(id))
-        return DeadLetter.model_validate_json(document) if document else None
+        return DeadLetter.read(document) if document else None
 
     def remove(self, id: str) -> None:
         """Forgets a dead letter that was replayed or discarded."""

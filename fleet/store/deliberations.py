@@ -155,7 +155,7 @@ class Deliberations:
         task, deadline_ms, remaining_ms, sets, found, history = rest
         return PartStart(
             verdict,
-            Task.model_validate_json(task),
+            Task.read(task),
             deadline_ms / 1000,
             remaining_ms / 1000,
             bool(sets),
@@ -194,7 +194,7 @@ class Deliberations:
         """Keeps a part's first answer while its step is open, and logs `events` with it; False if it came too late."""
         id = part.deliberation_id
         counts = int(answer.ok and part.step.startswith("propose:"))
-        args = [id, part.step, part.agent_id, answer.dump(), counts, *flatten(events)]
+        args = [id, part.step, part.agent_id, answer.kept(), counts, *flatten(events)]
         return bool(self._scripts.run("record_answer", [deliberation_key(id), answers_key(id), base.EVENTS], args))
 
     def seal_step(self, id: str, step: str) -> Sealed | None:
@@ -205,7 +205,7 @@ class Deliberations:
     def enter_step(self, id: str, come_from: str, step: str, event: Event, decision: Decision | None = None) -> bool:
         """Moves from a sealed step to the next; with `decision`, freezes it. False if somebody else did it first."""
         keys = [deliberation_key(id), base.DUE, base.EVENTS, attempts_key(id)]
-        args = [id, come_from, step, decision.dump() if decision else "", event.subject, event.payload()]
+        args = [id, come_from, step, decision.kept() if decision else "", event.subject, event.payload()]
         return bool(self._scripts.run("enter_step", keys, args))
 
     def finish(self, decision: Decision, events: Sequence[Event]) -> bool:
@@ -215,7 +215,7 @@ class Deliberations:
         """
         id = decision.deliberation_id
         own = [deliberation_key(id), answers_key(id), attempts_key(id), events_key(id)]
-        args = [id, decision.status, self._retention_s, decision.dump(), *flatten(events)]
+        args = [id, decision.status, self._retention_s, decision.kept(), *flatten(events)]
         return bool(self._scripts.run("finish", [*own, base.DUE, base.FINISHED, base.EVENTS], args))
 
     def cancel(self, decision: Decision, step: str, answers: int, event: Event) -> bool:
@@ -225,7 +225,7 @@ class Deliberations:
         """
         id, started = decision.deliberation_id, decision.started_at_ms or ""
         keys = [deliberation_key(id), answers_key(id), base.DUE, base.FINISHED, base.EVENTS]
-        args = [id, step, decision.dump(), started, answers, event.subject, event.payload()]
+        args = [id, step, decision.kept(), started, answers, event.subject, event.payload()]
         return bool(self._scripts.run("cancel", keys, args))
 
     def answers(self, id: str) -> dict[str, dict[str, Answer]]:
@@ -234,7 +234,7 @@ class Deliberations:
         found: Any = self._client.hgetall(answers_key(id))
         for part, document in found.items():
             step, agent = part.split(".", 1)
-            steps.setdefault(step, {})[agent] = Answer.model_validate_json(document)
+            steps.setdefault(step, {})[agent] = Answer.read(document)
         return steps
 
     def task(self, id: str) -> Task:
@@ -247,7 +247,7 @@ class Deliberations:
     def decision(self, id: str) -> Decision | None:
         """The frozen decision, None before there is one."""
         document: Any = self._client.hget(deliberation_key(id), "decision")
-        return Decision.model_validate_json(document) if document else None
+        return Decision.read(document) if document else None
 
     def where(self, id: str) -> Where | None:
         """Where the deliberation stands, None for an unknown id."""
@@ -317,7 +317,7 @@ def _death(number: int, attempt: str, at_ms: int) -> Death:
 
 def _task(document: str, created_at_ms: str) -> Task:
     """The task, accepted when ValKey says so: whoever handed it in may have another clock."""
-    return Task.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})
+    return Task.read(document).model_copy(update={"created_at_ms": int(created_at_ms)})
 
 
 def stored_view(fields: Mapping[str, str]) -> Deliberation:
@@ -327,6 +327,4 @@ def stored_view(fields: Mapping[str, str]) -> Deliberation:
     live = {name: int(fields[name]) for name in ("started_at_ms", "finished_at_ms") if name in fields}
     if not status.final:
         return Deliberation.of(task, status, None, step=fields["step"], current_count=int(fields["count"]), **live)
-    return Deliberation.of(
-        task, status, Decision.model_validate_json(fields["decision"]), current_count=int(fields["count"]), **live
-    )
+    return Deliberation.of(task, status, Decision.read(fields["decision"]), current_count=int(fields["count"]), **live)

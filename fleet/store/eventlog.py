@@ -1,13 +1,14 @@
 """The event log: one ValKey stream that the relay, SSE and the command line all read."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from fleet.events import Event
+from fleet.models import check_format
 from fleet.store.base import EVENTS, Scripts, events_key
 
 _LEASE = "fleet:relay:lease"
@@ -36,6 +37,11 @@ def flatten(events: Sequence[Event]) -> list[str]:
     return [text for event in events for text in (event.subject, event.payload())]
 
 
+def _logged(id: str, fields: Mapping[str, str]) -> LoggedEvent:
+    check_format(fields.get("v"))
+    return LoggedEvent(id, fields["subject"], fields["payload"], fields.get("deliberation_id"))
+
+
 def _key(deliberation_id: str | None) -> str:
     return events_key(deliberation_id) if deliberation_id else EVENTS
 
@@ -58,7 +64,7 @@ class EventLog:
         entries = next(iter(answer.values()), []) if isinstance(answer, dict) else (answer[0][1] if answer else [])
         if entries and isinstance(entries[0], list):
             entries = [entry for batch in entries for entry in batch]
-        return [LoggedEvent(id=id, **fields) for id, fields in entries]
+        return [_logged(id, fields) for id, fields in entries]
 
     def newest_id(self, deliberation_id: str | None = None) -> str:
         """The id of the newest event, "0" if there is none."""

@@ -65,9 +65,9 @@ class Keys:
             created_at_ms=now_ms(self._client),
             secret_sha256=_hash(secret),
         )
-        new = self._client.hsetnx(KEYS, stored.key_id, stored.dump())
+        new = self._client.hsetnx(KEYS, stored.key_id, stored.kept())
         # It may be this very call's, sent again after a lost answer.
-        if not new and self._client.hget(KEYS, stored.key_id) != stored.dump():
+        if not new and self._client.hget(KEYS, stored.key_id) != stored.kept():
             raise Conflict("key", stored.key_id)
         return stored.shown(), f"fleet_{stored.key_id}_{secret}"
 
@@ -77,13 +77,13 @@ class Keys:
         document: Any = self._client.hget(KEYS, parts[1]) if parts else None
         if not parts or not document:
             return None
-        stored = _StoredKey.model_validate_json(document)
+        stored = _StoredKey.read(document)
         return stored.shown() if stored.opens_with(parts[2]) else None
 
     def list(self) -> list[ApiKey]:
         """All keys, the oldest first."""
         documents: Any = self._client.hvals(KEYS)
-        keys = [_StoredKey.model_validate_json(document).shown() for document in documents]
+        keys = [_StoredKey.read(document).shown() for document in documents]
         return sorted(keys, key=lambda key: (key.created_at_ms, key.key_id))
 
     def revoke(self, key_id: str) -> bool:

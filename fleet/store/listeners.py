@@ -29,7 +29,7 @@ class Listeners:
     def report(self, state: ListenerState) -> None:
         """Keeps the state for 10 s; call it more often than that."""
         with self._client.pipeline() as pipeline:
-            pipeline.set(_key(state.listener_id), state.dump(), ex=TTL_S)
+            pipeline.set(_key(state.listener_id), state.kept(), ex=TTL_S)
             pipeline.zadd(_INDEX, {state.listener_id: state.at_ms})
             # An hour, not the TTL: the listeners' clocks need not agree.
             pipeline.zremrangebyscore(_INDEX, "-inf", state.at_ms - 3_600_000)
@@ -44,7 +44,7 @@ class Listeners:
         """The listeners that reported within the last 10 s, in the order of their ids."""
         ids: Any = self._client.zrange(_INDEX, 0, -1)
         documents: Any = self._client.mget([_key(id) for id in sorted(ids)]) if ids else []
-        return [ListenerState.model_validate_json(document) for document in documents if document]
+        return [ListenerState.read(document) for document in documents if document]
 
 
 def _key(id: str) -> str:

@@ -39,11 +39,11 @@ class Submissions:
         """
         plan = stored.plan
         document, created = self._add(
-            _plan_key(plan.plan_id), plan.digest(), stored.dump(), PLAN_RETENTION_S, plan.plan_id, tasks
+            _plan_key(plan.plan_id), plan.digest(), stored.kept(), PLAN_RETENTION_S, plan.plan_id, tasks
         )
         if document is None:
             raise Conflict("plan", plan.plan_id)
-        return StoredPlan.model_validate_json(document), created
+        return StoredPlan.read(document), created
 
     def add_deliberation(self, task: Task, digest: str) -> bool:
         """Stores one deliberation that belongs to no submitted plan; False if it is there already.
@@ -63,7 +63,7 @@ class Submissions:
         keys = [key, base.PLANS, base.DELIBERATIONS, base.DUE, base.FINISHED]
         args: list[Any] = [digest, document, ttl_s, plan_id, self._limit, MOST_MEMORY_PERMILLE, len(tasks)]
         for task in tasks:
-            args += [task.deliberation_id, task.dump(), task.timeout_ms]
+            args += [task.deliberation_id, task.kept(), task.timeout_ms]
         outcome, known = self._scripts.run("accept", keys, args)
         if outcome == _FULL:
             raise QueueFull(self._limit)
@@ -86,4 +86,4 @@ class Submissions:
 def _stored(document: str | None, created_at_ms: str | None) -> StoredPlan | None:
     if document is None or created_at_ms is None:
         return None
-    return StoredPlan.model_validate_json(document).model_copy(update={"created_at_ms": int(created_at_ms)})
+    return StoredPlan.read(document).model_copy(update={"created_at_ms": int(created_at_ms)})

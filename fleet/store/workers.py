@@ -25,7 +25,7 @@ class Workers:
     def report(self, state: WorkerState) -> None:
         """Keeps the state for 10 s; call it more often than that."""
         with self._client.pipeline() as pipeline:
-            pipeline.set(_key(state.worker), state.dump(), ex=TTL_S)
+            pipeline.set(_key(state.worker), state.kept(), ex=TTL_S)
             pipeline.zadd(_INDEX, {state.worker: state.at_ms})
             pipeline.zremrangebyscore(_INDEX, "-inf", state.at_ms - _FORGET_S * 1000)
             pipeline.execute()
@@ -41,7 +41,7 @@ class Workers:
         """The workers that reported within the last 10 s, in the order of their names."""
         names: Any = self._client.zrange(_INDEX, 0, -1)
         documents: Any = self._client.mget([_key(name) for name in sorted(names)]) if names else []
-        return [WorkerState.model_validate_json(document) for document in documents if document]
+        return [WorkerState.read(document) for document in documents if document]
 
 
 def _key(worker: str) -> str:

@@ -17,8 +17,8 @@ end
 -- Appends {subject, payload}… = ARGV[first]… to the event log and, under the same id, to the deliberation's own events.
 local function append(events, deliberation, first)
   for i = first, #ARGV, 2 do
-    local id = redis.call('XADD', events, '*', 'subject', ARGV[i], 'payload', ARGV[i + 1], 'deliberation_id', deliberation)
-    redis.call('XADD', 'fleet:deliberation:' .. deliberation .. ':events', id, 'subject', ARGV[i], 'payload', ARGV[i + 1])
+    local id = redis.call('XADD', events, '*', 'v', 1, 'subject', ARGV[i], 'payload', ARGV[i + 1], 'deliberation_id', deliberation)
+    redis.call('XADD', 'fleet:deliberation:' .. deliberation .. ':events', id, 'v', 1, 'subject', ARGV[i], 'payload', ARGV[i + 1])
   end
 end
 
