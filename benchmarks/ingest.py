@@ -91,7 +91,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     fleet.api.path = "/livez"  # there is no Neo4j, and nothing here needs it
     rates: dict[str, list[float]] = defaultdict(list)
     with started(fleet, [fleet.valkey, fleet.nats], [fleet.listener, fleet.api]):
-        wait_until(lambda: _consumes(fleet), what="the listener consumes")
+        wait_until(lambda: consumes(fleet), what="the listener consumes")
         for turn in range(ROUNDS + 1):
             for name in list(WAYS) if turn % 2 else list(WAYS)[::-1]:
                 _, count, way = WAYS[name]
@@ -100,7 +100,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     return [_row(name, rates[name][1:]) for name in WAYS]  # the first round opens connections and loads scripts
 
 
-def _consumes(fleet: Fleet) -> bool:
+def consumes(fleet: Fleet) -> bool:
     with fleet.valkey.client() as client:
         return any(listener.consumers.get(DURABLE) == "ok" for listener in Store(client).listeners.list())
 

@@ -42,6 +42,7 @@ from fleet.models import (
 )
 from fleet.settings import Profile, Settings
 from fleet.store import RECORD, Part, Store
+from fleet.store.submissions import IDEMPOTENCY_S, SENT_AGAIN_S
 from fleet.valkey.publishing import publish_together
 from fleet.valkey.transport import list_key
 
@@ -122,7 +123,9 @@ class Dispatcher:
         Raises: Conflict when the id or the key was used with other content.
         """
         task = self._request_task(request, idempotency_key)
-        created = self._store.submissions.add_deliberation(task, request.digest())
+        # Nobody can ask for a random id again.
+        known_s = IDEMPOTENCY_S if request.plan_id or idempotency_key else SENT_AGAIN_S
+        created = self._store.submissions.add_deliberation(task, request.digest(), known_s)
         if created:
             self.open_step(task, FIRST_STEP, task.agents)
         return task.deliberation_id, created
@@ -155,7 +158,8 @@ class Dispatcher:
         changes = {"deliberation_id": id, "task_id": task_id, "replay_of": old, "created_at_ms": _now_ms()}
         changes["queue"] = queue_for(task.model, self._settings)
         again = task.model_copy(update=changes)
-        if self._store.submissions.add_deliberation(again, digest(["replay", old])):
+        known_s = IDEMPOTENCY_S if idempotency_key else SENT_AGAIN_S
+        if self._store.submissions.add_deliberation(again, digest(["replay", old]), known_s):
             self.open_step(again, FIRST_STEP, again.agents)
         return id
 

@@ -1,7 +1,7 @@
 """What was handed in: plans and single deliberations, each stored with its deliberations in one Lua call."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -13,6 +13,7 @@ from fleet.store.base import Scripts
 # Longer than the stream of plan events keeps them, so that a replayed event always finds its plan.
 PLAN_RETENTION_S = 35 * 86_400
 IDEMPOTENCY_S = 86_400
+SENT_AGAIN_S = 120  # longer than a client tries to get an answer that was lost
 # What is accepted grows as it is worked on: a full ValKey would keep it and never finish it.
 MOST_MEMORY_PERMILLE = 900
 _CONFLICT, _FULL, _NO_MEMORY = -1, -2, -3
@@ -45,13 +46,13 @@ class Submissions:
             raise Conflict("plan", plan.plan_id)
         return StoredPlan.read(document), created
 
-    def add_deliberation(self, task: Task, digest: str) -> bool:
-        """Stores one deliberation that belongs to no submitted plan; False if it is there already.
+    def add_deliberation(self, task: Task, digest: str, ttl_s: int = IDEMPOTENCY_S) -> bool:
+        """Stores one deliberation that belongs to no submitted plan; False if it was stored within `ttl_s` seconds.
 
         Raises: Conflict when the id (from an Idempotency-Key) was used with other content; NotAccepted.
         """
         document, created = self._add(
-            _request_key(task.deliberation_id), digest, task.deliberation_id, IDEMPOTENCY_S, "", [task]
+            _request_key(task.deliberation_id), digest, task.deliberation_id, ttl_s, "", [task]
         )
         if document is None:
             raise Conflict("deliberation", task.deliberation_id)
@@ -70,6 +71,11 @@ class Submissions:
         if outcome == _NO_MEMORY:
             raise NotKept(f"ValKey uses more than {MOST_MEMORY_PERMILLE / 10:g} % of its maxmemory")
         return (None if outcome == _CONFLICT else known), outcome == 1
+
+    def forget_plans(self) -> int:
+        """Drops plans that have expired from their index; returns how many."""
+        before = base.now_ms(self._client) - PLAN_RETENTION_S * 1000
+        return cast(int, self._client.zremrangebyscore(base.PLANS, "-inf", before))
 
     def plan(self, id: str) -> StoredPlan | None:
         """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""

@@ -268,3 +268,12 @@ def test_with_hardly_any_memory_left_nothing_is_accepted_before_writes_are_refus
     assert store.client.set("what runs", "goes on")
     configure(valkey, maxmemory=str(used * 2))
     assert client.post("/v1/deliberations", json=WORK).status_code == 202
+
+
+def test_what_nobody_can_ask_for_again_is_not_remembered_for_a_day(api: Api) -> None:
+    client = api()
+    store = store_of(client)
+    once = client.post("/v1/deliberations", json=WORK).json["deliberation_id"]
+    again = client.post("/v1/deliberations", json=WORK, headers={"Idempotency-Key": "k"}).json["deliberation_id"]
+    assert 0 < store.client.ttl(f"fleet:request:{once}") <= 120
+    assert store.client.ttl(f"fleet:request:{again}") > 86_000

@@ -378,6 +378,15 @@ def test_however_many_have_finished_are_forgotten_at_once(store: Store) -> None:
     assert not store.client.exists("fleet:deliberations", "fleet:finished")
 
 
+def test_a_plan_is_forgotten_when_it_has_expired(store: Store) -> None:
+    for id in ("old", "new"):
+        receipt = PlanReceipt(plan_id=id, deliberations=())
+        store.submissions.add_plan(StoredPlan(plan=plan(plan_id=id), receipt=receipt, created_at_ms=1), [])
+    store.client.zincrby("fleet:plans", -store.client.ttl("fleet:plan:old") * 1000 - 2000, "old")
+    assert store.submissions.forget_plans() == 1
+    assert store.client.zrange("fleet:plans", 0, -1) == ["new"]
+
+
 def plan(**changes: object) -> PlanRequest:
     return PlanRequest.model_validate({"plan_id": "p1", "story_id": "s1", "description": "Do it", **changes})
 
