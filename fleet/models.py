@@ -14,7 +14,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from fleet.errors import UnknownFormat
 
@@ -35,12 +44,33 @@ def _storable(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 3.0 is the whole number 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _written(value: Any) -> Any:
+    """A number could be seconds or milliseconds: who reads it would have to guess."""
+    if isinstance(value, int | float):
+        raise ValueError("must be a text such as 2026-01-31T10:00:00Z")
+    return value
+
+
+def _text(most: int, pattern: str) -> WithJsonSchema:
+    """What the validators below accept, in words that a client's generator understands."""
+    return WithJsonSchema({"type": "string", "maxLength": most, "pattern": pattern})
+
+
+_NOT_BLANK, _STORABLE = r"^[^\u0000]*[^\s\u0000][^\u0000]*$", r"^[^\u0000]*$"
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
-Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_not_blank)]
-Line = Annotated[str, StringConstraints(max_length=500), AfterValidator(_not_blank)]
-Note = Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_storable)]
-Rounds = Annotated[int, Field(ge=0, le=MAX_ROUNDS, strict=True)]
-AgentCount = Annotated[int, Field(ge=1, le=MAX_AGENTS, strict=True)]
+Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_not_blank), _text(20_000, _NOT_BLANK)]
+Line = Annotated[str, StringConstraints(max_length=500), AfterValidator(_not_blank), _text(500, _NOT_BLANK)]
+Note = Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_storable), _text(4_000, _STORABLE)]
+Time = Annotated[datetime, BeforeValidator(_written)]
+Rounds = Annotated[int, Field(ge=0, le=MAX_ROUNDS, strict=True), BeforeValidator(_whole)]
+AgentCount = Annotated[int, Field(ge=1, le=MAX_AGENTS, strict=True), BeforeValidator(_whole)]
+Iterations = Annotated[int, Field(ge=1, le=100, strict=True), BeforeValidator(_whole)]
+Seconds = Annotated[int, Field(ge=1, le=86_400, strict=True), BeforeValidator(_whole)]
 
 
 FORMAT = 1  # of what is kept and sent; what does not say one has the first
@@ -127,7 +157,7 @@ class Message:
 
 
 class ArchitectRubric(Model):
-    k: int = Field(3, ge=1, le=MAX_AGENTS, description="How many of the best proposals the architect sees")
+    k: AgentCount = Field(3, description="How many of the best proposals the architect sees")
     criteria: Note = ""
 
 
@@ -136,11 +166,13 @@ class Constraints(Model):
     requirements: tuple[Line, ...] = Field((), max_length=50)
     architect_rubric: ArchitectRubric = ArchitectRubric()
     cluster_spec: Note | None = None
-    max_iterations: int | None = Field(None, ge=1, le=100)
-    timeout_seconds: int | None = Field(
-        None, ge=1, le=86_400, description="Time for all phases from the first agent's start; 300 unless set otherwise"
+    max_iterations: Iterations | None = None
+    timeout_seconds: Seconds | None = Field(
+        None, description="Time for all phases from the first agent's start; 300 unless set otherwise"
     )
-    metadata: dict[Line, Note] = Field(default_factory=dict, max_length=50)
+    metadata: dict[Line, Note] = Field(
+        default_factory=dict, max_length=50, json_schema_extra={"additionalProperties": False}
+    )
 
 
 class Subtask(Model):
@@ -159,9 +191,9 @@ class PlanRequest(Model):
     title: Line | None = None
     description: Text | None = None
     approved_by: Line = "unknown"
-    roles: tuple[Role, ...] = Field((), max_length=5)
+    roles: tuple[Role, ...] = Field((), max_length=5, json_schema_extra={"uniqueItems": True})
     complexity: Line | None = None
-    timestamp: datetime | None = None
+    timestamp: Time | None = None
     subtasks: tuple[Subtask, ...] = Field((), max_length=100)
     constraints: Constraints = Constraints()
     rounds: Rounds | None = None
@@ -208,7 +240,7 @@ class StoryTransition(Model):
     story_id: Id
     from_phase: StoryPhase
     to_phase: StoryPhase
-    timestamp: datetime
+    timestamp: Time
 
 
 # ── councils ──────────────────────────────────────────────────────────────────────────────────────────────────────

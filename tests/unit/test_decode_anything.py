@@ -1,4 +1,4 @@
-"""Whatever an event's bytes are, it is read as work that can be written everywhere, or refused with a readable reason."""
+"""Whatever an event's bytes are, it is work that can be written everywhere, or refused with a readable reason."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fleet.decode import MAX_BYTES, as_text, decode_plan, decode_transition, decode_work
 from fleet.errors import InvalidRequest
 from fleet.graph.record import transition_key, transition_properties
-from fleet.models import DeadLetter, Decision, PlanReceipt, PlanRequest, Status, StoredPlan, StoryTransition, Task
+from fleet.models import DeadLetter, Decision, PlanReceipt, Status, StoredPlan, StoryTransition, Task
 
 SUBTASK = {"subtask_id": "a", "title": "A", "description": "b", "role": "QA", "depends_on": []}
 CONSTRAINTS = {

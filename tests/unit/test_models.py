@@ -34,6 +34,8 @@ def subtask(id: str, *depends_on: str, **changes: Any) -> dict[str, Any]:
         ({"rounds": True}, "valid integer"),
         ({"num_agents": 0}, "greater than or equal to 1"),
         ({"num_agents": 11}, "less than or equal to 10"),
+        ({"rounds": 1.5}, "valid integer"),
+        ({"timestamp": 1763719200}, "must be a text"),
         ({"unknown": 1}, "Extra inputs"),
         ({"subtasks": [subtask("a"), subtask("a")]}, "duplicate subtask_id: a"),
         ({"subtasks": [subtask("a", "b")]}, "unknown subtasks: b"),
@@ -48,6 +50,12 @@ def test_a_bad_plan_is_refused_with_the_reason(changes: dict[str, Any], message:
     with pytest.raises(ValidationError) as caught:
         PlanRequest.model_validate(plan(**changes))
     assert message in str(caught.value)
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    made = PlanRequest.model_validate(plan(rounds=2.0, num_agents=3.0, constraints={"timeout_seconds": 60.0}))
+    assert (made.rounds, made.num_agents, made.constraints.timeout_seconds) == (2, 3, 60)
+    assert all(type(number) is int for number in (made.rounds, made.num_agents, made.constraints.timeout_seconds))
 
 
 def test_an_event_may_have_fields_that_nobody_knows() -> None:

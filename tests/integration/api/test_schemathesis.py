@@ -1,71 +1,66 @@
-"""What schemathesis makes up from /openapi.json, valid and not: no 5xx and nothing that is not documented."""
+"""What schemathesis makes up from /openapi.json, valid and not, sent to the API as gunicorn serves it.
 
-from collections.abc import Iterator
-from typing import Any
+It tries every operation in three ways (each edge of each schema, random values, chains of calls) with all its checks;
+`schemathesis.toml` says what is off, where and why. It is the same in every run, unless FLEET_SCHEMATHESIS_S asks for
+so many seconds of it:
+
+    FLEET_SCHEMATHESIS_S=600 pytest tests/integration/api/test_schemathesis.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
-import schemathesis
-from celery import Celery
-from hypothesis import HealthCheck, given, seed
-from hypothesis import settings as examples
-from schemathesis import GenerationMode, checks
 
-from fleet.api import create_app, openapi
-from fleet.api.services import Services
-from fleet.dispatch import Dispatcher
+from fleet.events import PLAN_APPROVED
 from fleet.settings import Settings
+from fleet.store import Store
 from tests.harness import Neo4jServer, ValkeyServer
-from tests.integration.api.conftest import KEY
+from tests.integration.api.conftest import KEY, Gunicorn, documented_api
 
-HEADERS = {"Authorization": f"Bearer {KEY}"}
-# These take any query, and their only 5xx says that something is down, which is what they are for.
-PROBES = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json")
-# A schema cannot say that subtasks have no cycle, that a cursor was given out or that a key was not used before.
-BEYOND_SCHEMAS = [checks.positive_data_acceptance]
-CASES = [
-    (path, method.upper(), mode)
-    for path, methods in openapi.build(create_app(Settings()))["paths"].items()
-    for method in methods
-    for mode in GenerationMode
-    if path not in PROBES or mode is GenerationMode.POSITIVE
-]
+SECONDS = os.environ.get("FLEET_SCHEMATHESIS_S")
 
 
-@pytest.fixture(scope="module")
-def described(shared_valkey: ValkeyServer, neo4j_server: Neo4jServer, celery_app: Celery) -> Iterator[Any]:
-    """The API on real servers, as it describes itself."""
-    with shared_valkey.client() as client:
-        client.flushall()
+def bury(valkey: ValkeyServer, count: int) -> None:
+    """Leaves dead letters: no call of the API makes one."""
+    with closing(Store.from_settings(Settings(valkey_url=valkey.url))) as store:
+        for number in range(count):
+            store.dead_letters.add(PLAN_APPROVED, "role: unknown", json.dumps({"plan_id": f"dead-{number}"}))
+
+
+@pytest.mark.timeout(int(SECONDS or 0) + 300)
+def test_every_operation_keeps_to_its_description_whatever_it_is_sent(
+    serve: Callable[..., Gunicorn],
+    valkey_server: ValkeyServer,
+    neo4j_server: Neo4jServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     user, password = neo4j_server.auth
-    servers = {
-        "valkey_url": shared_valkey.url,
-        "neo4j_uri": neo4j_server.uri,
-        "neo4j_user": user,
-        "neo4j_password": password,
-    }
-    settings = Settings.model_validate({**servers, "nats_enabled": False, "engine": "scripted", "api_key": KEY})
-    app = create_app(settings)
-    services: Services = app.extensions["fleet"]
-    services.dispatcher = Dispatcher(services.store, settings, celery_app)
-    yield schemathesis.openapi.from_wsgi("/openapi.json", app)
-    services.store.close()
-
-
-@pytest.mark.parametrize(("path", "method", "mode"), CASES, ids=str)
-def test_an_operation_keeps_to_its_description(described: Any, path: str, method: str, mode: GenerationMode) -> None:
-    operation = described[path][method]
-
-    @seed(1)
-    @examples(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def keeps_to_it(case: schemathesis.Case) -> None:
-        if path.endswith(("/events", "/tokens")):  # what is called here has to return
-            case.query = {**(case.query or {}), "follow": "false"}
-        if path in PROBES:
-            case.call_and_validate(
-                headers=HEADERS, checks=[checks.status_code_conformance, checks.response_schema_conformance]
-            )
-        else:
-            case.call_and_validate(headers=HEADERS, excluded_checks=BEYOND_SCHEMAS)
-
-    keeps_to_it()
+    server = serve(
+        valkey_server,
+        FLEET_NEO4J_URI=neo4j_server.uri,
+        FLEET_NEO4J_USER=user,
+        FLEET_NEO4J_PASSWORD=password,
+        FLEET_NATS_ENABLED="false",
+        FLEET_ENGINE="scripted",
+    )
+    bury(valkey_server, 20)
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--no-color", "run"]
+    command += [f"http://127.0.0.1:{server.port}/openapi.json", "-H", f"Authorization: Bearer {KEY}"]
+    command += ["--max-time", SECONDS] if SECONDS else ["--max-examples", "10"]
+    tried = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    logged = [json.loads(line) for line in server.output().splitlines()]
+    events = [event["event"] for event in logged]
+    if SECONDS:
+        with capsys.disabled():
+            print(f"\n{events.count('api.request')} requests\n{tried.stdout[tried.stdout.find('== SUMMARY') :]}")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    operations = sum(map(len, documented_api()["paths"].values()))
+    assert f"Tested: {operations}\n" in tried.stdout
+    assert not {"api.internal_error", "crashed"} & set(events)
+    assert server.call("GET", "/livez").status == 200
