@@ -1,5 +1,6 @@
 """An agent's part of a step: ask the engine, keep the answer in the store, return a reference to it."""
 
+import contextlib
 import functools
 import secrets
 import time
@@ -14,11 +15,20 @@ from celery.exceptions import Reject
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER, lane
 from fleet.engines.base import Completion, Generation
-from fleet.errors import EngineCancelled, EngineDied, EngineError, EngineTimeout, FleetError, Unreadable
+from fleet.errors import (
+    EndpointFailed,
+    EngineCancelled,
+    EngineDied,
+    EngineError,
+    EngineTimeout,
+    FleetError,
+    Unreadable,
+)
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
 from fleet.models import Answer, Failure, Generated, Message, Phase, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
+from fleet.tasks.breaker import Endpoint
 from fleet.tasks.cancellations import cancellations
 from fleet.tasks.deaths import give_up
 from fleet.tasks.process import hosted, leaving, patient, runtime
@@ -35,13 +45,14 @@ SPREAD = 1.3  # temperature of every agent but the first, for diversity
 def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any], queue: str = "agents") -> str:
     """Answers one part and returns its id; an engine's failure is an answer too, never an exception.
 
-    Raises: Reject when the engine has died: the part goes back to its queue.
+    Raises: Reject when the engine has died, or the part waits for its server: the part goes back to its queue.
     """
     part = Part(deliberation_id, step, agent_id)
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step, agent_id=agent_id)
     started = DeliberationStarted(deliberation_id=deliberation_id, status="IN_PROGRESS", **about)
     attempt = Attempt.here(part, answer.request.hostname, secrets.token_hex(8))
-    ended = _attempted(attempt, functools.partial(_start, attempt, lane(queue, step), started))
+    endpoint = Endpoint(attempt, lane(queue, step))
+    ended = _attempted(attempt, endpoint, functools.partial(_start, attempt, endpoint, started))
     if ended is None:
         log.info("part.unwanted")
         return part.id
@@ -51,24 +62,29 @@ def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any]
     return part.id
 
 
-def _attempted(attempt: Attempt, start: Callable[[int], PartStart]) -> tuple[Task, Answer] | None:
-    """The task and the answer, None when nobody wants it. Raises: Reject when the engine has died."""
+def _attempted(attempt: Attempt, endpoint: Endpoint, start: Callable[[int], PartStart]) -> tuple[Task, Answer] | None:
+    """The task and the answer, None when nobody wants it. Raises: Reject when the part goes back to its queue."""
     deaths = 0
     while True:
         with suspects.admitted(deaths, runtime().settings.part_deaths, lambda: _wanted(attempt.part)) as admitted:
-            if not admitted:
+            if not admitted or not endpoint.admits():
                 return None
             found = start(deaths)
             if found.verdict != "suspect":
-                return _answered_or_given_back(attempt, found)
+                with contextlib.suppress(EndpointFailed):
+                    return _answered_or_given_back(attempt, endpoint, found)
         deaths = found.deaths
 
 
-def _answered_or_given_back(attempt: Attempt, start: PartStart) -> tuple[Task, Answer] | None:
+def _answered_or_given_back(attempt: Attempt, endpoint: Endpoint, start: PartStart) -> tuple[Task, Answer] | None:
+    """Raises: EndpointFailed when the part is to wait and ask again; Reject when the engine has died."""
     if start.task is None:
         return None
     try:
-        return start.task, _answer(attempt, start.task, start)
+        return start.task, _answer(attempt, endpoint, start.task, start)
+    except EndpointFailed:
+        _give_back(attempt, died=False)
+        raise
     except EngineDied as error:
         _give_back(attempt, died=error.running and not leaving())
         log.warning("part.given_back", reason=str(error))
@@ -82,10 +98,11 @@ def _wanted(part: Part) -> bool:
 
 
 @patient
-def _start(attempt: Attempt, place: str, started: DeliberationStarted, deaths: int) -> PartStart:
+def _start(attempt: Attempt, endpoint: Endpoint, started: DeliberationStarted, deaths: int) -> PartStart:
     here, part = runtime(), attempt.part
-    start = here.store.deliberations.start_part(attempt, place, here.settings.part_deaths, started, deaths=deaths)
-    if start.sets_deadline:
+    most = here.settings.part_deaths
+    start = here.store.deliberations.start_part(attempt, endpoint.lane, most, started, deaths=deaths)
+    if start.task and (start.sets_deadline or endpoint.stood):  # another part may have told the chord that it waits
         here.dispatcher.set_deadline(part.deliberation_id, part.step, start.deadline_s)
     return start
 
@@ -100,8 +117,8 @@ def _record(part: Part, task: Task, given: Answer) -> bool:
     return runtime().store.deliberations.record_answer(part, given, _events(task, given))
 
 
-def _answer(attempt: Attempt, task: Task, start: PartStart) -> Answer:
-    """What the engine says, or why it says nothing. Raises: EngineDied."""
+def _answer(attempt: Attempt, endpoint: Endpoint, task: Task, start: PartStart) -> Answer:
+    """What the engine says, or why it says nothing. Raises: EngineDied, or EndpointFailed when it is to ask again."""
     here, part = runtime(), attempt.part
     shown: dict[str, str] = {}
     began = time.monotonic()
@@ -109,10 +126,14 @@ def _answer(attempt: Attempt, task: Task, start: PartStart) -> Answer:
         if start.verdict == "exhausted":
             raise EngineError("worker", give_up(part, task, start.history))
         generation, shown = _generation(part, task, start.remaining_s, here.settings)
-        completion = _generated(attempt, task, generation)
+        completion = endpoint.asked(lambda: _generated(attempt, task, generation))
         content = _read(completion, generation, shown)
     except EngineDied:
         raise
+    except EndpointFailed as error:
+        if endpoint.again(error, start.remaining_s - (time.monotonic() - began)):
+            raise
+        return _failed(part, Failure(type="engine", message=str(error)), began)
     except EngineTimeout as error:
         return _failed(part, Failure(type="timeout", message=str(error)), began)
     except EngineCancelled as error:
