@@ -300,5 +300,5 @@ class Inbox:
         if self._refused:
             log.info("events_go_on", consumer=self.consumer.durable)
             self._refused = ""
-        self._failed_rounds = 0
+        self._failed_rounds, self._round_over_at = 0, 0.0
         self._servers.back(self.consumer.server)

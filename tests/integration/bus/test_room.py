@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from fleet.events import PLAN_APPROVED, DeliberationFinished
+from fleet.events import PLAN_APPROVED, STORY_TRANSITIONED, DeliberationFinished
 from fleet.models import Decision, Status
 from fleet.store import Store
 from tests.harness import NatsServer, ValkeyServer, wait_until
-from tests.integration.bus.harness import PLANS, Outside, Running, plan_event
+from tests.integration.bus.harness import PLANS, Outside, Running, plan_event, transition_event
 
 EVENTS = 60
 
@@ -66,12 +66,17 @@ def waiting(store: Store) -> list[str]:
     return [one.deliberation_id for one in store.pages.deliberations(100, matching={"status": "PENDING"}).items]
 
 
-def test_a_full_fleet_leaves_events_in_the_stream(server: NatsServer, outside: Outside, limited: Store) -> None:
-    """What was fetched is given back, and hardly anything is fetched after it."""
-    with Running(limited, server.url):
+def test_a_full_fleet_leaves_events_in_the_stream(
+    server: NatsServer, outside: Outside, limited: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched is given back and no more of it is fetched, while other events are."""
+    monkeypatch.setattr("fleet.bus.consumers.delay_s", lambda *_, **__: 60.0)
+    with Running(limited, server.url) as listener:
         ready(outside)
         outside.publish(PLAN_APPROVED, *(plan_event(f"p-{number}") for number in range(500)))
-        wait_until(lambda: limited.statistics.read().totals.refused_full > 15, what="the limit was met several times")
+        wait_until(lambda: limited.statistics.read().totals.refused_full)
+        outside.publish(STORY_TRANSITIONED, *(transition_event(f"s-{number}") for number in range(300)))
+        wait_until(lambda: len(listener.transitions) == 300)
         found: Any = outside.consumer(PLANS)
         assert found.delivered.stream_seq < 200
         assert found.num_ack_pending + found.num_pending == 480
