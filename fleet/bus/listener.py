@@ -106,6 +106,7 @@ class Listener:
                 ping_interval=5,
                 max_outstanding_pings=2,
                 error_cb=failed,  # its default prints a traceback
+                **self._login,
             )
         except NATS_ERRORS:
             await _close(client)
