@@ -11,6 +11,8 @@ from celery.worker import consumer
 from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 
+from fleet.errors import UnknownFormat
+from fleet.models import FORMAT_HEADER, check_format
 from fleet.settings import get_settings
 from fleet.store import Store
 
@@ -90,6 +92,10 @@ def check(app: Any, message: Any) -> None:
         raise Refused("it has no task's name and id in its headers")
     if name not in app.tasks:
         raise Refused(f"there is no task {_short(name, 200)!r} here")
+    try:
+        check_format(message.headers.get(FORMAT_HEADER))
+    except UnknownFormat as error:
+        raise Refused(f"{name}: {error}") from None
     if message.content_type != "application/json" or str(message.content_encoding).lower() != "utf-8":
         raise Refused(f"{name}: its content is {message.content_type}, {message.content_encoding}, and not JSON")
     faults = "; ".join(_faults(app.tasks[name], _body(name, message)))

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import Connection
 
 from fleet import events
 from fleet.celery import app
 from fleet.decode import decode_plan
 from fleet.errors import InvalidRequest, UnknownFormat
-from fleet.models import DeadLetter, Decision, Model, Role, Status, StoredPlan, Task
+from fleet.models import FORMAT_HEADER, DeadLetter, Decision, Model, Role, Status, StoredPlan, Task
 from fleet.stack.celery_worker import CeleryWorker
 from fleet.store import Store
+from fleet.tasks.messages import Refused, check
+from fleet.valkey.envelopes import Message
 from tests import samples
 from tests.harness import Neo4jServer, ValkeyServer, running, wait_until
 
@@ -90,6 +93,10 @@ def messages(version: str) -> list[dict[str, Any]]:
     ]
 
 
+def received(payload: dict[str, Any]) -> Message:
+    return Message(payload, channel=Connection("memory://").channel())
+
+
 def test_the_message_of_every_task_still_fits_its_task(version: str) -> None:
     app.loader.import_default_modules()
     found = messages(version)
@@ -97,10 +104,19 @@ def test_the_message_of_every_task_still_fits_its_task(version: str) -> None:
         "fleet.agent.answer", "fleet.council.advance", "fleet.council.close_step",
     }  # fmt: skip
     for one in found:
-        args, kwargs, embed = json.loads(base64.b64decode(one["body"]))
-        inspect.signature(app.tasks[one["headers"]["task"]].run).bind(*args, **kwargs)
+        check(app, received(one))
+        *_, embed = json.loads(base64.b64decode(one["body"]))
         if body := embed["chord"]:
             inspect.signature(app.tasks[body["task"]].run).bind([], *body["args"], **body["kwargs"])
+
+
+def test_a_message_in_a_later_format_is_refused_and_one_without_a_format_is_not(version: str) -> None:
+    app.loader.import_default_modules()
+    for one in messages(version):
+        headers = one["headers"]
+        check(app, received({**one, "headers": {**headers, FORMAT_HEADER: None, "new": "header"}}))
+        with pytest.raises(Refused, match="its format is 2"):
+            check(app, received({**one, "headers": {**headers, FORMAT_HEADER: 2}}))
 
 
 def test_what_was_in_flight_is_finished_by_this_version(
