@@ -56,6 +56,11 @@ def _written(value: Any) -> Any:
     return value
 
 
+def utf8(text: str) -> str:
+    """The text as everything can store it: half a surrogate pair, which JSON may hold, is U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _text(most: int, pattern: str) -> WithJsonSchema:
     """What the validators below accept, in words that a client's generator understands."""
     return WithJsonSchema({"type": "string", "maxLength": most, "pattern": pattern})
@@ -66,6 +71,7 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,12
 Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_not_blank), _text(20_000, _NOT_BLANK)]
 Line = Annotated[str, StringConstraints(max_length=500), AfterValidator(_not_blank), _text(500, _NOT_BLANK)]
 Note = Annotated[str, StringConstraints(max_length=4_000), AfterValidator(_storable), _text(4_000, _STORABLE)]
+Said = Annotated[str, AfterValidator(utf8)]  # by a model or its server
 Time = Annotated[datetime, BeforeValidator(_written)]
 Rounds = Annotated[int, Field(ge=0, le=MAX_ROUNDS, strict=True), BeforeValidator(_whole)]
 AgentCount = Annotated[int, Field(ge=1, le=MAX_AGENTS, strict=True), BeforeValidator(_whole)]
@@ -310,8 +316,8 @@ class Failure(Model):
     """Why an answer is none. `raw` keeps what the model said when it could not be read."""
 
     type: str
-    message: str
-    raw: str | None = None
+    message: Said
+    raw: Said | None = None
 
 
 class Generated(Model):
@@ -333,8 +339,8 @@ class Answer(Generated):
     content: dict[str, Any] | None = None
     failure: Failure | None = None
     labels: dict[str, str] = Field(default_factory=dict, description="Label shown to the reviewer → author's agent id")
-    reasoning: str = ""
-    model: str | None = None
+    reasoning: Said = ""
+    model: Said | None = None
     temperature: float | None = None
     created_at_ms: int
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from fleet.engines.base import OnText
 from fleet.events import TokensWritten, now
-from fleet.models import Task
+from fleet.models import Task, utf8
 from fleet.store import Part, Store
 
 log = structlog.get_logger(__name__)
@@ -120,7 +120,7 @@ class _Stream:
             if self._chars + len(text) > MOST_CHARS:
                 self._pass_over()
             before = self._tokens
-            self._texts.append(text)
+            self._texts.append(utf8(text))
             self._chars += len(text)
             self._tokens = before + tokens
         if before < MOST_TOKENS <= before + tokens:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fleet.models import Council, DeliberationRequest, PlanRequest, Role, derive_id, find_cycle
+from fleet.models import Answer, Council, DeliberationRequest, Failure, PlanRequest, Role, derive_id, find_cycle
 
 
 def plan(**changes: Any) -> dict[str, Any]:
@@ -56,6 +56,23 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
     made = PlanRequest.model_validate(plan(rounds=2.0, num_agents=3.0, constraints={"timeout_seconds": 60.0}))
     assert (made.rounds, made.num_agents, made.constraints.timeout_seconds) == (2, 3, 60)
     assert all(type(number) is int for number in (made.rounds, made.num_agents, made.constraints.timeout_seconds))
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [("a\ud800b", "a\ufffdb"), ("\udc00", "\ufffd"), ("\U0001f600\0", "\U0001f600\0")]
+)
+def test_what_a_model_said_can_be_stored_whatever_it_was(said: str, kept: str) -> None:
+    given = Answer(
+        agent_id="a",
+        step="propose:0",
+        failure=Failure(type="not_json", message=said, raw=said),
+        reasoning=said,
+        model=said,
+        created_at_ms=1,
+    )
+    again = Answer.model_validate_json(given.dump())
+    assert again.failure is not None
+    assert [again.failure.message, again.failure.raw, again.reasoning, again.model] == [kept] * 4
 
 
 def test_an_event_may_have_fields_that_nobody_knows() -> None:
