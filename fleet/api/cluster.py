@@ -13,6 +13,7 @@ from fleet.api.services import services
 from fleet.cluster import Device, EngineState, Job, WorkerState, on_gpu, why_unserved
 from fleet.dispatch import COUNCIL_QUEUE
 from fleet.models import Model, Role
+from fleet.store.breakers import BreakerState, State
 from fleet.store.statistics import Stats
 
 cluster = Section("cluster", "The workers and what they run, as they say themselves every 2 s")
@@ -83,6 +84,20 @@ class Unserved(Model):
     reason: str
 
 
+class Breaker(Model):
+    """What all workers know of a server that engines ask, and that failed within a day."""
+
+    endpoint: str = Field(description="Its host and port")
+    state: State = Field(
+        description="closed: it is asked; open: work waits for it; half-open: one request tries whether it is back"
+    )
+    since: datetime
+    failures: int = Field(description="In a row, over all workers")
+    next_probe: datetime | None = Field(None, description="When one request tries whether it is back")
+    waiting: int = Field(description="Deliberations that wait for it; their time does not run")
+    reason: str | None = Field(None, description="Of the last failure")
+
+
 class JobCounts(Model):
     active: int
     completed: int = Field(description="By the workers that run now, since the start of each")
@@ -99,6 +114,7 @@ class Cluster(Model):
     gpu_memory_mb: Capacity | None = None
     jobs: JobCounts
     unserved: tuple[Unserved, ...] = Field(description="Agents' queues with work in them that no worker takes from")
+    breakers: tuple[Breaker, ...] = Field(description="The servers that engines ask and that failed within a day")
 
 
 class Queue(Model):
@@ -146,6 +162,7 @@ def get_cluster() -> Response:
                 active=sum(len(state.jobs) for state in states), completed=sum(state.completed for state in states)
             ),
             unserved=_unserved(states, services().store.queues.models()),
+            breakers=tuple(map(_breaker, services().store.breakers.list())),
         )
     )
 
@@ -212,6 +229,16 @@ def _unserved(states: Sequence[WorkerState], models: Mapping[str, str | None]) -
     )
 
 
+def _breaker(found: BreakerState) -> Breaker:
+    shown = found.model_dump(exclude={"since_ms", "probe_at_ms"})
+    probe = None if found.probe_at_ms is None else _time(found.probe_at_ms)
+    return Breaker(**shown, since=_time(found.since_ms), next_probe=probe)
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
 def _gpus(found: Iterable[Device]) -> Gpus | None:
     """How many there are and what is used of them, None where none is known."""
     shares = [None if one.utilization_percent is None else one.utilization_percent / 100 for one in found]
@@ -222,7 +249,7 @@ def _gpus(found: Iterable[Device]) -> Gpus | None:
 def _active(job: Job, worker: str, now_ms: int) -> ActiveJob:
     return ActiveJob(
         worker=worker,
-        start_time=datetime.fromtimestamp(job.started_at_ms / 1000, UTC),
+        start_time=_time(job.started_at_ms),
         runtime_s=max(0, now_ms - job.started_at_ms) / 1000,
         **job.model_dump(exclude={"started_at_ms"}),
     )

@@ -12,12 +12,14 @@ from fleet.api.cluster import Queue, devices, queues
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
 from fleet.cluster import WorkerState
+from fleet.store.breakers import BreakerState
 from fleet.store.statistics import Stats
 
 metrics = Section("metrics", "For Prometheus; needs a key with the scope read", prefix=None)
 
 _FINAL = ("completed", "partial", "failed", "cancelled")
 _MIB = 2**20
+_BREAKER_STATES = ("closed", "half-open", "open")
 # vLLM's own names and meanings, so that its dashboards find them; the fields of EngineState.
 _ENGINE_GAUGES = {
     "running": ("vllm:num_requests_running", "Number of requests in model execution batches."),
@@ -38,14 +40,16 @@ _ENGINE_COUNTERS = {
 class Fleet(Collector):
     """One scrape. Sizes are in bytes, what counts up ends in `_total`."""
 
-    def __init__(self, stats: Stats, queues: Sequence[Queue], workers: Sequence[WorkerState]):
-        self._stats, self._queues, self._workers = stats, queues, workers
+    def __init__(
+        self, stats: Stats, queues: Sequence[Queue], workers: Sequence[WorkerState], breakers: Sequence[BreakerState]
+    ):
+        self._stats, self._queues, self._workers, self._breakers = stats, queues, workers, breakers
 
     def collect(self) -> Iterator[Metric]:
         yield from self._deliberations()
         yield from self._of_queues()
         yield from self._of_workers()
-        yield from filter(_has_samples, (*self._of_engines(), *self._of_devices()))
+        yield from filter(_has_samples, (*self._of_engines(), *self._of_devices(), *self._of_breakers()))
 
     def _deliberations(self) -> Iterator[Metric]:
         totals = self._stats.totals
@@ -113,6 +117,17 @@ class Fleet(Collector):
             _add(busy, [uuid, one.name], one.utilization_percent, 0.01)
         yield from (total, used, busy)
 
+    def _of_breakers(self) -> Iterator[Metric]:
+        labels = ["endpoint"]
+        state = GaugeMetricFamily("fleet_breaker_state", "0 closed, 1 half-open, 2 open: work waits", labels=labels)
+        failures = GaugeMetricFamily("fleet_breaker_failures", "Failures of the server in a row", labels=labels)
+        waiting = GaugeMetricFamily("fleet_breaker_waiting", "Deliberations that wait for the server", labels=labels)
+        for one in self._breakers:
+            state.add_metric([one.endpoint], _BREAKER_STATES.index(one.state))
+            failures.add_metric([one.endpoint], one.failures)
+            waiting.add_metric([one.endpoint], one.waiting)
+        yield from (state, failures, waiting)
+
 
 def _names(worker: WorkerState) -> list[str]:
     return [worker.worker, worker.model or ""]
@@ -141,5 +156,7 @@ def scrape() -> Response:
     store = services().store
     workers = store.workers.list()
     registry = CollectorRegistry()
-    registry.register(Fleet(store.statistics.read(services().settings.queue_limit), queues(workers), workers))
+    registry.register(
+        Fleet(store.statistics.read(services().settings.queue_limit), queues(workers), workers, store.breakers.list())
+    )
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

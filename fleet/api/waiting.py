@@ -1,4 +1,4 @@
-"""What deliberations wait for while no worker takes their agents' work; looked up when they are read, never stored."""
+"""What deliberations wait for, a worker or the server of their engine; looked up when they are read, never stored."""
 
 from fleet.api.cluster import asked_for
 from fleet.api.services import Services
@@ -17,9 +17,14 @@ class Waiting:
         self._reasons = {
             queue: reason for queue in self._models if (reason := why_unserved(queue, self._states, self._models))
         }
+        breakers = services.store.breakers
+        away = [one for one in breakers.list() if one.state != "closed"]
+        self._behind = {id: one for one in away for id in breakers.waiting(one.endpoint)}
 
     def shown(self, found: Deliberation) -> Deliberation:
         """The deliberation, saying what it waits for if it does."""
+        if found.step not in (None, RECORD) and (breaker := self._behind.get(found.deliberation_id)):
+            return found.model_copy(update={"waiting_for": f"the engine's server, {breaker.reason}"})
         if not self._reasons or found.step in (None, RECORD) or self._runs(found.deliberation_id):
             return found
         queue = queue_of(found, self._settings)

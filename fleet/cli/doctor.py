@@ -12,6 +12,7 @@ import httpx2
 from rich.text import Text
 
 import fleet
+from fleet.cli.breakers import looked_at
 from fleet.cli.client import FAILED, Address, Client, Failure, at, find, settings
 from fleet.cli.output import json_option, print_json, table
 from fleet.cluster import NONE_RUNS, start_command
@@ -162,6 +163,7 @@ def _with_key(address: Address) -> Iterator[Part]:
     unserved = {one["queue"]: one for one in cluster.get("unserved", ())}
     yield from (_queue(one, unserved.get(one["queue"])) for one in queues)
     yield from (_engine(one) for one in cluster["workers"] if "engine_state" in one)
+    yield from (Part(*looked_at(one)) for one in cluster.get("breakers", ()))
 
 
 def _queue(queue: Mapping[str, Any], unserved: Mapping[str, Any] | None) -> Part:

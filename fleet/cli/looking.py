@@ -87,6 +87,10 @@ def cluster(as_json: bool) -> None:
     if unserved := answer.get("unserved"):
         columns = {"queue": "queue", "model": "model", "ready": "ready", "reason": "reason"}
         _print({"items": unserved}, False, "Waiting for a worker", columns)
+    if away := [one for one in answer.get("breakers", ()) if one["state"] != "closed"]:
+        columns = {"server": "endpoint", "breaker": "state", "since": "since", "failures": "failures"}
+        columns |= {"next try": "next_probe", "waiting": "waiting", "reason": "reason"}
+        _print({"items": away}, False, "Servers that failed", columns)
     totals = [[name, *_used(answer[name])] for name in _TOTALS if name in answer]
     table("Cluster", ["what", "figures"], totals)
 

@@ -119,11 +119,10 @@ class Breakers:
         read = [(name, next(found), next(found)) for name in sorted(names)]
         return [_state(name, fields, waiting) for name, fields, waiting in read if fields]
 
-    def waiting(self, endpoint: str, ids: Sequence[str]) -> set[str]:
-        """Those of the deliberations that wait for the endpoint."""
-        scores = cast(list[float | None], self._client.zmscore(_waiting_key(endpoint), ids)) if ids else []
+    def waiting(self, endpoint: str) -> set[str]:
+        """The deliberations that wait for the endpoint."""
         since = base.now_ms(self._client) - WAITING_MS
-        return {id for id, score in zip(ids, scores, strict=True) if score is not None and score >= since}
+        return set(cast(Sequence[str], self._client.zrange(_waiting_key(endpoint), since, "+inf", byscore=True)))
 
     def _tell(self, args: Sequence[Any]) -> Told:
         state, failures, next_ms, changed = self._scripts.run("tell_breaker", [_key(args[0]), base.BREAKERS], [*args])

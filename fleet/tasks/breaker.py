@@ -11,6 +11,7 @@ All workers share one circuit breaker per server (`fleet.store.breakers`); engin
   server had taken the request, this is so three times only, for the request may be what the server fails of.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -46,15 +47,14 @@ class Endpoint:
         """Waits until the part may ask; False when nobody wants it any more. Raises: Reject to give it back."""
         if not self._name:
             return True
-        time.sleep(self._pause_s)
-        if self._pause_s and leaving():
-            raise Reject(f"{self._name} failed", requeue=True)
+        if self._pause_s:
+            time.sleep(self._pause_s)
+            self._give_back_if(leaving())
         began = time.monotonic()
         while not (asked := self._ask()).go:
             if not self._stands_still(asked.failing_since_ms):
                 return False
-            if leaving() or time.monotonic() - began > HOLD_S:
-                raise Reject(f"{self._name} is away", requeue=True)
+            self._give_back_if(leaving() or time.monotonic() - began > HOLD_S)
             time.sleep(random.uniform(0.5, 1.0))
         self._probes = asked.probes
         if self._probes:
@@ -85,6 +85,11 @@ class Endpoint:
             return False
         self._pause_s = 0.0 if self._open else random.uniform(0.5, 1.5)
         return True
+
+    def _give_back_if(self, enough: bool) -> None:
+        if enough:
+            log.debug("part.given_back", reason=f"it waits for {self._name}")
+            raise Reject(f"it waits for {self._name}", requeue=True)
 
     @patient
     def _ask(self) -> Asked:
@@ -119,3 +124,12 @@ def _log_opened(endpoint: str, told: Told, reason: str) -> None:
     log.warning(
         "breaker.open", endpoint=endpoint, failures=told.failures, reason=reason, next_try_in_s=told.next_ms / 1000
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Celery shows a part that is given back as if it had crashed; what gives it back says so itself."""
+    data = getattr(record, "data", None)
+    return not (isinstance(data, dict) and data.get("description") == "rejected")
+
+
+logging.getLogger("celery.app.trace").addFilter(_is_news)

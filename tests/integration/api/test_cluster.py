@@ -58,7 +58,7 @@ def test_the_cluster_adds_up_machines_and_workers(client: FlaskClient, store: St
 
 
 def test_a_cluster_without_workers_measures_nothing(client: FlaskClient) -> None:
-    nothing = {"workers": [], "nodes": 0, "jobs": {"active": 0, "completed": 0}, "unserved": []}
+    nothing = {"workers": [], "nodes": 0, "jobs": {"active": 0, "completed": 0}, "unserved": [], "breakers": []}
     assert client.get("/v1/cluster").json == nothing
 
 

@@ -82,7 +82,7 @@ class Bench:
     def waits(self, id: str) -> None:
         """Returns once the breaker is open and the deliberation waits for it, its clock standing."""
         wait_until(lambda: self.breaker.state == "open", 60, "the breaker opens")
-        wait_until(lambda: id in self.store.breakers.waiting(self.breaker.endpoint, [id]), 60, "it waits")
+        wait_until(lambda: id in self.store.breakers.waiting(self.breaker.endpoint), 60, "it waits")
         wait_until(lambda: self.jobs(id) == 3 and self.stands(id), 60, "all parts wait and the clock stands")
 
     def decided(self, id: str) -> Decision:
