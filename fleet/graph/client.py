@@ -1,6 +1,7 @@
 """The connection to Neo4j."""
 
 import contextlib
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -180,5 +181,10 @@ def _is_outage(error: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The error's text in one line."""
+    """The error's text in one line; of TLS only what went wrong, which the driver's text hides in advice."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return f"no TLS: {cause}"
+        cause = cause.__cause__
     return " ".join((getattr(error, "message", None) or str(error) or type(error).__name__).split())

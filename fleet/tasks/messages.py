@@ -98,11 +98,11 @@ def check(app: Any, message: Any) -> None:
         raise Refused(f"{name}: {error}") from None
     if message.content_type != "application/json" or str(message.content_encoding).lower() != "utf-8":
         raise Refused(f"{name}: its content is {message.content_type}, {message.content_encoding}, and not JSON")
-    faults = "; ".join(_faults(app.tasks[name], _body(name, message)))
-    if faults:
-        raise Refused(f"{name}: {faults}")
+    body = _body(name, message)
     if app.message_signer and not app.message_signer.accepts(message):
         raise Refused(f"{name}: it has no signature of one of the keys in FLEET_TASK_SIGNING_KEY")
+    if faults := "; ".join(_faults(app.tasks[name], body)):
+        raise Refused(f"{name}: {faults}")
 
 
 def _body(name: str, message: Any) -> Any:

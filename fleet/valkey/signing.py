@@ -42,7 +42,7 @@ class Signer:
 
     def install(self) -> None:
         """Signs every task message that this process publishes."""
-        before_task_publish.connect(self._sign_message, weak=False, dispatch_uid=__name__)
+        before_task_publish.connect(self._sign_message, weak=False)
 
     def _sign_message(self, body: Any, headers: dict[str, Any], **_: Any) -> None:
         headers[HEADER] = self.sign(_canonical(headers, json.loads(dumps(body))))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.signals import before_task_publish
 
 from fleet.dispatch import Dispatcher
 from fleet.models import DeadLetter, DeliberationRequest, Role
@@ -17,13 +18,14 @@ from fleet.store import RECORD, Store
 from fleet.valkey import install
 from fleet.valkey.signing import Signer
 from tests.harness import Process, ValkeyServer, wait_until
+from tests.integration.security.tls import Authority
 
 ROOT = Path(__file__).parents[3]
 FLEET, GPU = "fleet", "tests.integration.security.gpu_app"
 
 
 class Bench:
-    """A ValKey at `settings`, workers on it, and somebody who hands in work. There is no Neo4j: decisions wait for it."""
+    """Workers on the ValKey of `settings`, and somebody who hands in work. There is no Neo4j: decisions wait for it."""
 
     def __init__(self, folder: Path, settings: Settings, stack: ExitStack):
         self.folder, self.settings, self._stack = folder, settings, stack
@@ -32,7 +34,20 @@ class Bench:
 
     def worker(self, queues: str, app: str = FLEET, **env: str) -> Process:
         name = app.rpartition(".")[2]
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", f"{name}@here", "-l", "INFO"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "-Q",
+            queues,
+            "-n",
+            f"{name}@here",
+            "-l",
+            "INFO",
+        ]
         command += ["-P", "threads", "-c", "4"]
         process = Process(command, self.folder / f"{name}-{queues}.log", {**self.environment(), **env}, ROOT)
         self._stack.callback(process.kill)
@@ -43,7 +58,9 @@ class Bench:
 
     def environment(self) -> dict[str, str]:
         given = {name: getattr(self.settings, name) for name in self.settings.model_fields_set}
-        texts = {name: getattr(value, "get_secret_value", lambda value=value: str(value))() for name, value in given.items()}
+        texts = {
+            name: getattr(value, "get_secret_value", lambda value=value: str(value))() for name, value in given.items()
+        }
         fixed = {"FLEET_NEO4J_URI": "bolt://127.0.0.1:1", "FLEET_ENGINE": "scripted"}
         return {**fixed, **{f"FLEET_{name.upper()}": text for name, text in texts.items()}}
 
@@ -79,8 +96,11 @@ class Bench:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
+    """Whoever signs in this process does so until the test ends."""
+    receivers = list(before_task_publish.receivers)
     with ExitStack() as stack:
         yield stack
+    before_task_publish.receivers = receivers
 
 
 @pytest.fixture
@@ -94,3 +114,14 @@ def new_bench(tmp_path: Path, stack: ExitStack) -> Callable[..., Bench]:
 @pytest.fixture
 def bench(new_bench: Callable[..., Bench], valkey_server: ValkeyServer) -> Bench:
     return new_bench(valkey_url=valkey_server.url)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "own")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One whom nobody trusts."""
+    return Authority(tmp_path_factory.mktemp("tls") / "other")

@@ -118,4 +118,4 @@ def test_a_letter_has_the_message_as_far_as_it_is_text(bench: Bench) -> None:
     assert found["headers"]["task"] == "os.system"
     assert json.loads(found["body"]) == [["rm -r /"], {}, {}]
     bench.store.client.lpush("agents", b"caf\xc3\xa9 \xff")
-    assert [one.payload for one in bench.await_letters(2)][0] == "café \ufffd"
+    assert bench.await_letters(2)[0].payload == "café \ufffd"
