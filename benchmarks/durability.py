@@ -2,9 +2,9 @@
 
 Plans of one role are handed in, and no worker runs. Each way is a fleet of its own, all at once, whose turns alternate:
 
-* everysec: FLEET_DURABILITY=everysec, the default
-* fsync: FLEET_DURABILITY=fsync on a ValKey with `appendfsync everysec`, as `fleet up` starts it
-* fsync, always: the same with `appendfsync always`
+* everysec: FLEET_DURABILITY=everysec, the default, on a ValKey with `appendfsync everysec`
+* fsync: FLEET_DURABILITY=fsync on a ValKey with `appendfsync always`, which it needs
+* always: FLEET_DURABILITY=everysec on a ValKey with `appendfsync always`: what of the cost is ValKey's
 
 `per_s`, `p50_ms` and `p99_ms` are of HTTP, `nats_per_s` of events until all are acknowledged; medians of `ROUNDS`
 rounds, the percentiles over all. A ratio is to the row everysec of the same number of clients.
@@ -31,8 +31,8 @@ PLANS = 20  # of each client in a round
 EVENTS = 200
 WAYS = {  # way → FLEET_DURABILITY, appendfsync
     "everysec": ("everysec", "everysec"),
-    "fsync": ("fsync", "everysec"),
-    "fsync, always": ("fsync", "always"),
+    "fsync": ("fsync", "always"),
+    "always": ("everysec", "always"),
 }
 Figures = dict[tuple[str, int], dict[str, list[float]]]
 
@@ -40,7 +40,7 @@ Figures = dict[tuple[str, int], dict[str, list[float]]]
 def measure(folder: Path) -> Figures:
     figures: Figures = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as stack:
-        fleets = {way: stack.enter_context(_running(folder / way.replace(", ", "-"), *WAYS[way])) for way in WAYS}
+        fleets = {way: stack.enter_context(_running(folder / way, *WAYS[way])) for way in WAYS}
         for turn in range(ROUNDS + 1):
             for way in list(WAYS) if turn % 2 else list(WAYS)[::-1]:
                 for clients in CLIENTS:

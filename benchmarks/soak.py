@@ -75,9 +75,9 @@ def measure(folder: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, A
             rows = _drain(store, count, [*servers, *processes])
             drained = _memory(client)
             _forgotten(store)
-            left = families(client)
-            expiring = sum(one["bytes"] for one in left.values() if not one["lasting"])
-            lasting = _memory(client) - _events(client) - expiring - before
+        left = families(client)
+        expiring = sum(one["bytes"] for one in left.values() if not one["lasting"])
+        lasting = _memory(client) - _events(client) - expiring - before
         figures = {
             "bytes_queued": round((queued - before) / count),
             "bytes_drained": round((drained - before) / count),

@@ -179,8 +179,8 @@ class Settings(BaseSettings):
     )
     durability: Literal["everysec", "fsync"] = Field(
         "everysec",
-        description="When work counts as accepted: once ValKey has it (everysec, after its appendfsync) or once "
-        "ValKey has it on disk (fsync)",
+        description="When work counts as accepted: once ValKey has it (everysec: a power failure may take the last "
+        "second), or once it is on ValKey's disk (fsync; it needs appendfsync always)",
     )
     agent_queue: Literal["agents", "gpu"] = Field(
         "agents", description="Queue of the agents' work: agents, or gpu for workers with vLLM in them"

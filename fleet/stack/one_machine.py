@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.engines import models
+from fleet.settings import load
 from fleet.stack import neo4j_jars, vllm
 from fleet.stack.errors import StackError
 from fleet.stack.folder_lock import only_one
@@ -30,13 +31,22 @@ def run(folder: Path, engine: str, port: int | None, on_progress: Callable[[str]
         folder = folder.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with only_one(folder):
-            serve(Fleet(folder, engine, port), on_progress)
+            serve(make(folder, engine, port), on_progress)
     except StackError as error:
         on_progress(str(error))
         return 1
     except KeyboardInterrupt:  # before anything was started
         return 1
     return 0
+
+
+def make(folder: Path, engine: str, port: int | None) -> Fleet:
+    """The fleet, its ValKey as durable as FLEET_DURABILITY needs it. Raises: EngineRefused."""
+    fleet = Fleet(folder, engine, port)
+    given = vllm.settings() if engine == "vllm" else {"engine": engine}
+    if load(**given).durability == "fsync":
+        fleet.valkey.options = ("--appendfsync", "always")
+    return fleet
 
 
 def serve(fleet: Fleet, on_progress: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
 """What was handed in: plans and single deliberations, each stored with its deliberations in one Lua call."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -75,7 +75,7 @@ class Submissions:
     def forget_plans(self) -> int:
         """Drops plans that have expired from their index; returns how many."""
         before = base.now_ms(self._client) - PLAN_RETENTION_S * 1000
-        return cast(int, self._client.zremrangebyscore(base.PLANS, "-inf", before))
+        return self._client.zremrangebyscore(base.PLANS, "-inf", before)
 
     def plan(self, id: str) -> StoredPlan | None:
         """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""

@@ -10,6 +10,7 @@ from fleet.models import Decision, Status
 from fleet.store import Store
 from tests.harness import NatsServer, ValkeyServer, wait_until
 from tests.integration.bus.harness import PLANS, Outside, Running, plan_event, transition_event
+from tests.integration.trouble.unsynced import confirm_again, stop_confirming
 
 EVENTS = 60
 
@@ -92,8 +93,9 @@ def test_with_fsync_nothing_is_acknowledged_before_it_is_on_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fleet.store.durability._TIMEOUT_MS", 100)
-    valkey = new_valkey("--appendfsync", "no")
+    valkey = new_valkey("--appendfsync", "always")
     store = Store(valkey.client(), fsync=True)
+    stop_confirming(valkey)
     payload = plan_event("p") if kind == "plan" else b"{not json"
     with Running(store, server.url):
         ready(outside)
@@ -102,7 +104,7 @@ def test_with_fsync_nothing_is_acknowledged_before_it_is_on_disk(
         wait_until(lambda: stored(10).items)
         wait_until(lambda: store.client.info("commandstats").get("cmdstat_waitaof", {}).get("calls", 0) > 2)
         assert not outside.settled(PLANS, 1)
-        store.client.config_set("appendfsync", "everysec")
+        confirm_again(valkey)
         wait_until(lambda: outside.settled(PLANS, 1))
         assert len(stored(10).items) == 1
     store.close()
@@ -111,7 +113,7 @@ def test_with_fsync_nothing_is_acknowledged_before_it_is_on_disk(
 def test_with_fsync_many_events_share_a_wait_for_the_disk(
     server: NatsServer, outside: Outside, new_valkey: Callable[..., ValkeyServer]
 ) -> None:
-    store = Store(new_valkey().client(), fsync=True)
+    store = Store(new_valkey("--appendfsync", "always").client(), fsync=True)
     with Running(store, server.url):
         ready(outside)
         outside.publish(PLAN_APPROVED, *(plan_event(f"p-{number}") for number in range(200)))
