@@ -7,6 +7,7 @@ causes in a header of their messages.
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ from fleet.settings import Settings, settings_or_exit
 
 HEADER = "log_context"
 CARRIED = ("request_id", "plan_id", "story_id", "task_id", "role")  # a task knows its other ids from its arguments
+MANY_LINES = ("exception", "stack")
+# Control characters, ends of lines, marks that turn the direction of writing, and what is no character at all.
+_STEERS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 QUIET = ("httpx", "httpx2", "neo4j", "kombu", "amqp")
 
 log = structlog.get_logger(__name__)
@@ -79,18 +83,34 @@ def _shared(process: str, settings: Settings) -> list[Processor]:
 
 def _final(settings: Settings) -> list[Processor]:
     """From an event to its line. Exceptions become text before secrets are hidden in it."""
-    people = settings.log_format == "console"
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if people
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    console: list[Processor] = [_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    json: list[Processor] = [structlog.processors.JSONRenderer(ensure_ascii=False), _escape_line]
     return [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         _hide(Mask(secrets_of(settings))),
-        renderer,
+        *(console if settings.log_format == "console" else json),
     ]
+
+
+def _one_line(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Nothing in an event can steer a terminal or look like another event; an exception's lines are indented."""
+    return {_escaped(key): _in_console(key, value) for key, value in event.items()}
+
+
+def _in_console(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return "\n  ".join(map(_escaped, value.splitlines())) if key in MANY_LINES else _escaped(value)
+
+
+def _escape_line(_logger: WrappedLogger, _name: str, line: Any) -> Any:
+    """In JSON, what steers a terminal can only stand inside of texts."""
+    return _escaped(line)
+
+
+def _escaped(text: str) -> str:
+    return _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _whence(process: str) -> Processor:
