@@ -467,7 +467,7 @@ class Deliberation(Model):
     queue: str | None = Field(None, description="What its agents' parts wait in")
     status: Status
     step: str | None = Field(None, description='What runs now: "propose:0", "review:1", …, "record"')
-    waiting_for: str | None = Field(None, description="What its agents' work waits for: a worker, or the engine's server")
+    waiting_for: str | None = Field(None, description="What its agents wait for: a worker, or the engine's server")
     rounds: int
     agents: tuple[str, ...]
     expected_count: int
