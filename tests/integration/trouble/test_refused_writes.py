@@ -90,3 +90,29 @@ def test_refused_writes_stop_everything_and_lose_nothing(bench: Bench, valkey: R
     assert bench.http.get("/v1/deadletters").json()["items"] == []
     assert {process.name: process.pid for process in (*bench.servers, *bench.processes) if process.alive} == pids
     wait_until(lambda: bench.http.get("/readyz").status_code == 200, what="everything is up")
+
+
+def test_acceptance_stops_before_memory_is_full_and_what_was_accepted_ends(
+    bench: Bench, valkey: RefusingValkey
+) -> None:
+    texts = [{"subtask_id": f"s{number}", "title": "A part", "description": "x" * 20_000} for number in range(20)]
+    large = {"subtasks": texts, "rounds": 0, "num_agents": 1}
+    away = said(bench, "worker-agents", '"valkey.away"')
+    with valkey.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.9 + 3_000_000))
+    accepted: list[str] = []
+    while (answer := bench.http.post("/v1/plans", json=new_plan(**large))).status_code == 202:
+        accepted += [one["deliberation_id"] for one in answer.json()["deliberations"]]
+    assert (answer.status_code, answer.json()["type"]) == (503, "/docs#problem-not-kept")
+    by_nats = new_plan(**large)
+    approve(bench, by_nats)
+    wait_until(lambda: said(bench, "listener", "events_wait"), what="the listener waits")
+    assert [found["status"] for found in bench.final(accepted, 120)] == ["COMPLETED"] * len(accepted)
+    assert accepted
+    assert pending_acks(bench) == 1
+    assert said(bench, "worker-agents", '"valkey.away"') == away
+
+    valkey.accept("memory")
+    wait_until(lambda: pending_acks(bench) == 0, 60, "the listener acknowledged the event")
+    assert bench.http.get(f"/v1/plans/{by_nats['plan_id']}").status_code == 200
+    assert bench.http.get("/v1/deadletters").json()["items"] == []
