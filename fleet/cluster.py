@@ -62,6 +62,7 @@ class WorkerState(Model):
     worker: str
     host: str
     pid: int
+    version: str | None = Field(None, description="Fleet's")
     pool: str
     slots: int
     queues: tuple[str, ...]

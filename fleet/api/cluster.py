@@ -47,6 +47,7 @@ class Worker(Model):
     worker: str = Field(description="Its Celery node name")
     host: str
     pid: int
+    version: str | None = Field(None, description="Fleet's; absent when the worker does not say it")
     pool: str
     slots: int = Field(description="How many jobs it runs at once")
     queues: tuple[str, ...] = Field(

@@ -30,7 +30,7 @@ def run(settings: Settings) -> int:
     graph = Graph.from_settings(settings)
     try:
         work = consumers(_accepting(Dispatcher(store, settings)), graph.record_transition)
-        listener = Listener(settings.nats_url.get_secret_value(), store, work, _login(settings))
+        listener = Listener(settings.nats_url.get_secret_value(), store, work, login(settings))
         asyncio.run(until_signalled(listener))
     finally:
         graph.close()
@@ -38,7 +38,7 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _login(settings: Settings) -> dict[str, Any]:
+def login(settings: Settings) -> dict[str, Any]:
     """What NATS is shown beyond its URL; ends the process when the package that signs with an nkey is missing."""
     login: dict[str, Any] = {"tls": nats_tls(settings)}
     for option, file in (("nkeys_seed", settings.nats_nkey_file), ("user_credentials", settings.nats_creds_file)):

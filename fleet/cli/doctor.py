@@ -2,21 +2,22 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 import httpx2
-from rich.text import Text
 
 import fleet
 from fleet.cli.breakers import looked_at
+from fleet.cli.checkup.part import Part
 from fleet.cli.client import FAILED, Address, Client, Failure, at, find, settings
 from fleet.cli.output import json_option, print_json, table
 from fleet.cluster import NONE_RUNS, start_command
 from fleet.engines.models import DEFAULT_MODEL, fetched
+from fleet.settings import Settings
 
 _TIMEOUT_S = 10.0
 _EXTRAS = {
@@ -35,25 +36,6 @@ _REMEDIES = {
     "nats": "start it and `fleet listener`, or check FLEET_NATS_URL; events wait for it",
     "workers": "start one per queue: the parts `queue …` have the commands",
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing that was looked at; what is not `needed` here may be missing."""
-
-    name: str
-    ok: bool
-    state: str
-    remedy: str = ""
-    needed: bool = True
-
-    @property
-    def wrong(self) -> bool:
-        return self.needed and not self.ok
-
-    def shown(self) -> list[Any]:
-        mark = Text("✓", "green") if self.ok else Text("✗", "red") if self.needed else Text("-", "yellow")
-        return [mark, self.name, self.state, "" if self.ok else self.remedy]
 
 
 @click.command()
@@ -87,6 +69,7 @@ def _parts() -> Iterator[Part]:
     try:
         address = find()
     except Failure as error:
+        yield from _looked_at(settings())
         yield Part(
             "fleet",
             False,
@@ -94,7 +77,25 @@ def _parts() -> Iterator[Part]:
             "start one with `fleet up`, or set FLEET_URL and FLEET_API_KEY",
         )
         return
+    yield from _looked_at(_known(address))
     yield from _reached(address)
+
+
+def _looked_at(known: Settings) -> Iterator[Part]:
+    # What they import cannot be imported while a setting is wrong.
+    from fleet.cli.checkup.engine import engine
+    from fleet.cli.checkup.machine import machine
+    from fleet.cli.checkup.servers import servers
+
+    yield from machine(known)
+    yield from servers(known)
+    yield from engine(known)
+
+
+def _known(address: Address) -> Settings:
+    """The settings, with the servers of the `fleet up` that was found."""
+    names = Settings.model_fields.keys() & address.details.keys() - {"api_key"}
+    return settings(**{name: address.details[name] for name in names})
 
 
 def _installed(local: bool) -> Iterator[Part]:
@@ -163,7 +164,22 @@ def _with_key(address: Address) -> Iterator[Part]:
     unserved = {one["queue"]: one for one in cluster.get("unserved", ())}
     yield from (_queue(one, unserved.get(one["queue"])) for one in queues)
     yield from (_engine(one) for one in cluster["workers"] if "engine_state" in one)
+    yield _versions(cluster["workers"])
     yield from (Part(*looked_at(one)) for one in cluster.get("breakers", ()))
+
+
+def _versions(workers: Sequence[Mapping[str, Any]]) -> Part:
+    """Whether all workers are of one version; those before 0.1 do not say theirs."""
+    found: dict[str, list[str]] = {}
+    for worker in workers:
+        found.setdefault(worker.get("version", "unknown"), []).append(worker["worker"])
+    state = "; ".join(f"{name}: {', '.join(sorted(who))}" for name, who in sorted(found.items()))
+    return Part(
+        "versions",
+        len(found) < 2,
+        state or "no worker",
+        "install the same version everywhere: `pip install -U fleet`, and start the older workers again",
+    )
 
 
 def _queue(queue: Mapping[str, Any], unserved: Mapping[str, Any] | None) -> Part:
@@ -192,12 +208,16 @@ def _engine(worker: Mapping[str, Any]) -> Part:
 
 
 def _flower(url: str) -> Part:
-    """Flower, which `fleet up` starts."""
+    """Flower, which `fleet up` starts, with a login: it shows what runs, and can stop it."""
     place = httpx2.URL(url).copy_with(userinfo=b"")
     try:
         ok = httpx2.get(httpx2.URL(url).join("/healthcheck"), timeout=_TIMEOUT_S, trust_env=False).is_success
+        is_open = httpx2.get(place.join("/workers"), timeout=_TIMEOUT_S, trust_env=False).is_success
     except httpx2.TransportError:
-        ok = False
+        ok = is_open = False
+    if is_open:
+        remedy = "start it with FLOWER_BASIC_AUTH=user:password"
+        return Part("flower", False, f"shows its pages at {place} without a login", remedy)
     return Part(
         "flower", ok, f"{'answers' if ok else 'does not answer'} at {place}", "see logs/flower.log in FLEET_DIR"
     )

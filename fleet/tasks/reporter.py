@@ -14,6 +14,7 @@ from celery.signals import worker_ready, worker_shutdown
 from celery.worker import state
 from redis.exceptions import RedisError
 
+import fleet
 from fleet.cluster import EngineState, Job, WorkerState
 from fleet.dispatch import ANSWER
 from fleet.models import Role
@@ -104,6 +105,7 @@ class Report:
             worker=self._worker.hostname,
             host=socket.gethostname(),
             pid=os.getpid(),
+            version=fleet.__version__,
             pool=_pool_name(self._worker.pool_cls),
             slots=self._slots,
             queues=self._queues(engine.get("engine_state")),
