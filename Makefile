@@ -9,7 +9,7 @@ VLLM_BIN = .venv-vllm/bin
 INSTALL = python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-vllm lint docs bench
+.PHONY: help setup demo test test-fast test-vllm chaos lint docs bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test-vllm: .venv-vllm/installed ## the tests of the GPU workers, on vLLM's build
 	@$(VLLM_BIN)/fleet models fetch
 	@$(VLLM_BIN)/python -m workers.gpu.smollm2
 	$(VLLM_BIN)/pytest tests/vllm
+
+chaos: setup ## N=10000 SEED=1: a fleet under load while everything in it is killed, stopped and misled; audits every deliberation
+	@$(BIN)/python -m tests.chaos $(if $(N),--deliberations $(N)) $(if $(SEED),--seed $(SEED))
 
 lint: .venv/installed ## lint, types and import contracts alone
 	$(BIN)/ruff check .
