@@ -19,6 +19,13 @@ NONSENSE = ("no JSON", '{"unknown": true}', '{"summary": "cut', "\x00\ufffd\u202
 MODES = ("fails", "hangs", "answers nonsense", "answers late")
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that are killed in the middle of a request are what this is for."""
+
+
 class Engine:
     """Answers each question the same way. `mode` is "well" or one of `MODES`."""
 
@@ -33,8 +40,7 @@ class Engine:
             "answers nonsense": lambda handler, _: _say(handler, self._random.choice(NONSENSE)),
             "answers late": self._say_late,
         }
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
+        self._http = Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
