@@ -84,7 +84,7 @@ class Load:
         due, count = time.monotonic(), 0
         while count < wanted or not over.is_set():
             due = max(due + 1 / rate, time.monotonic())
-            time.sleep(due - time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
             if count - ended() > most:
                 continue
             one = Handed(self._plans.make(), 0.0, by=self._random.choice(["http", "nats"]))

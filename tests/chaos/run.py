@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,14 @@ class Run:
         """Raises: AssertionError when it cannot go on; what is wrong at the end is in the result's findings."""
         plan, began_s, over = self._plan, time.time(), threading.Event()
         arguments = (plan.wanted, plan.rate, plan.most, over, lambda: len(self._witness.final))
-        loading = threading.Thread(target=self._load.run, args=arguments, daemon=True)
-        loading.start()
-        try:
-            self._faults.run(plan.least, plan.gap_s, lambda: len(self.ids) >= plan.wanted)
-        finally:
-            over.set()
-        self._wait_for_ends(loading)
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(self._load.run, *arguments)
+            try:
+                self._faults.run(plan.least, plan.gap_s, lambda: len(self.ids) >= plan.wanted)
+            finally:
+                over.set()
+            self._wait_for_ends(loading)
+        loading.result()
         with contextlib.suppress(AssertionError):  # what is left then is a finding
             wait_until(lambda: not leftovers(self.details, self.ids), CLEARED_S)
         ready_s, result_s = self._recoveries()
@@ -134,10 +136,10 @@ class Run:
     def _in_flight(self) -> int:
         return sum(len(one.ids) for one in self._load.accepted) - len(self._witness.final)
 
-    def _wait_for_ends(self, loading: threading.Thread) -> None:
+    def _wait_for_ends(self, loading: "Future[None]") -> None:
         """Until everything is accepted and its end was seen, or nothing ends any more."""
         moved_s, known = time.monotonic(), -1
-        while loading.is_alive() or len(self._witness.final) < len(self.ids):
+        while not loading.done() or len(self._witness.final) < len(self.ids):
             if len(self._witness.final) != known:
                 moved_s, known = time.monotonic(), len(self._witness.final)
             if time.monotonic() - moved_s > STALLED_S:
