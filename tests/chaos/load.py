@@ -70,6 +70,7 @@ class Load:
         self._bus = Bus(nats_url)
         self._waiting: queue.Queue[Handed | None] = queue.Queue()
         self.handed: list[Handed] = []
+        self.given_up = threading.Event()
         self.repeated = 0
         self.refusals: list[str] = []  # answers that tell of a fault in the fleet
 
@@ -116,7 +117,7 @@ class Load:
     def _hand_in(self) -> None:
         while (one := self._waiting.get()) is not None:
             one.began_s = time.time()
-            while not one.accepted_s:
+            while not one.accepted_s and not self.given_up.is_set():
                 if self._post(one.plan) if one.by == "http" else self._publish(one.plan):
                     one.accepted_s = time.time()
                 else:

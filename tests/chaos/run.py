@@ -143,6 +143,7 @@ class Run:
             if len(self._witness.final) != known:
                 moved_s, known = time.monotonic(), len(self._witness.final)
             if time.monotonic() - moved_s > STALLED_S:
+                self._load.given_up.set()
                 return
             time.sleep(0.2)
 
