@@ -87,7 +87,8 @@ def test_stats_count_what_happened_and_what_is_open(
     store.dead_letters.add("relay", "why", "{}")
     found = client.get("/v1/stats").json
     counted = {"accepted": 6, "failed": 1, "cancelled": 1, "dead_letters": 1, "completed": 0, "partial": 0}
-    assert found["totals"] == counted
+    assert found["totals"] == counted | {"refused_full": 0, "refused_rate": 0}
+    assert (found["open"], found["limit"]) == (4, 200_000)
     assert (found["in_progress"], found["pending"]) == (0, 4)
     assert found["per_minute"] == {
         "accepted": {"last_minute": 6, "last_10_minutes": 0.6},
