@@ -24,6 +24,7 @@ class SmallFleet:
     """One process of each kind, with the servers of this test alone, but for Neo4j."""
 
     valkey: ValkeyServer
+    nats: NatsServer
     neo4j: Neo4jServer
     store: Store
     outside: Outside
@@ -99,6 +100,7 @@ def _processes(
     options = ["-Q", "agents,council", "-P", "threads", "-c", "4"]
     return SmallFleet(
         valkey,
+        nats,
         neo4j,
         store,
         outside,
