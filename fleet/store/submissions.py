@@ -72,11 +72,6 @@ class Submissions:
             raise NotKept(f"ValKey uses more than {MOST_MEMORY_PERMILLE / 10:g} % of its maxmemory")
         return (None if outcome == _CONFLICT else known), outcome == 1
 
-    def forget_plans(self) -> int:
-        """Drops plans that have expired from their index; returns how many."""
-        before = base.now_ms(self._client) - PLAN_RETENTION_S * 1000
-        return self._client.zremrangebyscore(base.PLANS, "-inf", before)
-
     def plan(self, id: str) -> StoredPlan | None:
         """The plan as it was handed in, at the time of ValKey's clock; None for an unknown id."""
         return self.plans([id])[0]

@@ -92,7 +92,6 @@ class Watch:
                 log.warning("watchdog.publish_again", part=part.id)
         if self._rounds % FORGET_EVERY == 0:
             self._store.deliberations.forget_finished()
-            self._store.submissions.forget_plans()
             if not self._settings.nats_enabled:
                 self._store.events.trim()
         self._rounds += 1

@@ -21,7 +21,10 @@ if most > 0 and tonumber(memory:match('used_memory:(%d+)')) * 1000 > most * ARGV
 local now = now_ms()
 redis.call('HSET', KEYS[1], 'digest', ARGV[1], 'document', ARGV[2], 'created_at_ms', now)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], now, ARGV[4]) end
+if ARGV[4] ~= '' then
+  redis.call('ZADD', KEYS[2], now, ARGV[4])
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3] * 1000)   -- those have expired
+end
 for i = 8, 7 + 3 * ARGV[7], 3 do
   local id = ARGV[i]
   redis.call('HSET', 'fleet:deliberation:' .. id, 'task', ARGV[i + 1], 'budget_ms', ARGV[i + 2],
