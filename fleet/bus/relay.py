@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from redis.exceptions import RedisError
 
 from fleet.bus.servers import NATS_ERRORS, Servers, delay_s, wait
-from fleet.bus.streams import stream_of
+from fleet.bus.streams import IN_FORMAT, stream_of
 from fleet.bus.tokens import TokenRelay
 from fleet.store import LoggedEvent, Store
 
@@ -168,4 +168,4 @@ class Publisher:
         await self._js.publish(event.subject, event.payload.encode(), timeout=PUBLISH_TIMEOUT_S, headers=headers)
 
     def _headers(self, event: LoggedEvent) -> dict[str, str]:
-        return {Header.MSG_ID: f"{self._instance}:{event.id}", EVENT_ID: event.id}
+        return {Header.MSG_ID: f"{self._instance}:{event.id}", EVENT_ID: event.id, **IN_FORMAT}

@@ -8,7 +8,10 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from fleet.models import FORMAT
+
 DAY_S = 86_400.0
+IN_FORMAT = {"Fleet-Format": str(FORMAT)}  # header of everything that goes out
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)+")
 
 State = Literal["ok", "differs", "missing"]

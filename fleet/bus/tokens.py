@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from fleet.bus.servers import NATS_ERRORS, delay_s
+from fleet.bus.streams import IN_FORMAT
 from fleet.events import TokensWritten
 from fleet.store import Store
 from fleet.store.tokens import Subscription
@@ -65,7 +66,9 @@ class TokenRelay:
         if client.pending_data_size > MOST_BYTES or len(data) + HEADER_BYTES > client.max_payload:
             self._drop()
             return
-        await client.publish(message.subject, data, headers={Header.MSG_ID: f"{message.stream}:{message.number}"})
+        await client.publish(
+            message.subject, data, headers={Header.MSG_ID: f"{message.stream}:{message.number}", **IN_FORMAT}
+        )
         if self.dropped:
             log.info("tokens_flow_again", dropped=self.dropped)
             self.dropped = 0

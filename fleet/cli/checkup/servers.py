@@ -51,7 +51,7 @@ def _valkey(settings: Settings) -> Iterator[Part]:
     with client:
         try:
             info: Any = client.info()
-            skew_s = time.time() - float(client.time()[0])  # type: ignore[index]
+            skew_s = time.time() - float(client.time()[0])
         except redis.AuthenticationError as error:
             yield Part("valkey server", False, f"refuses the login: {error}", f"check {_LOGIN} in FLEET_VALKEY_URL")
             return

@@ -59,6 +59,7 @@ def test_every_event_is_relayed_once_in_order_with_its_id(server: NatsServer, ou
         assert outside.relayed(stream) == before[stream] + after[stream]
     first = outside.messages("AGENT_RESULTS")[0]
     assert (first.subject, first.data) == ("agent.results.d-1", b'{"n":1}')
+    assert (first.headers or {})["Fleet-Format"] == "1"
     assert (first.headers or {})["Nats-Msg-Id"] == f"{store.events.instance()}:{before['AGENT_RESULTS'][0]}"
 
 
