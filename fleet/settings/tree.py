@@ -172,7 +172,8 @@ class Settings(BaseSettings):
     queue_limit: int = Field(
         200_000,
         ge=0,
-        description="Deliberations that may be in the fleet and not final yet before no more are accepted; 0 is no limit",
+        description="Deliberations that may be in the fleet and not final yet: then no more are accepted; "
+        "0 is no limit",
     )
     rate_limit_per_minute: int = Field(
         0, ge=0, description="Requests for work that each API key may send a minute, to all replicas; 0 is no limit"
