@@ -3,18 +3,21 @@
 Without a configured key, this machine only: without any key to do everything, with one to do what that one may.
 """
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
+import time
 from dataclasses import dataclass
 
 from flask import request
+from redis.exceptions import RedisError
 
 from fleet.api import problems
 from fleet.api.problems import Refused
 from fleet.api.services import services
 from fleet.settings import Settings
-from fleet.store.keys import Scope
+from fleet.store.keys import Keys, Scope
 
 _REALM = 'Bearer realm="fleet"'
 
@@ -60,6 +63,22 @@ def authorize(caller: Caller, needed: Scope) -> None:
         detail = f"needs scope {needed}, this key has {', '.join(caller.scopes)}"
         challenge = f'{_REALM}, error="insufficient_scope", scope="{needed}"'
         raise Refused(problems.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})
+
+
+class Revoked:
+    """Whether the caller's key was revoked; asks ValKey once in `every_s`, and while it is away nothing is revoked."""
+
+    def __init__(self, caller: Caller, keys: Keys, every_s: float = 2.0):
+        self._caller, self._keys, self._every_s = caller, keys, every_s
+        self._ask_at = time.monotonic() + every_s
+
+    def __call__(self) -> bool:
+        if self._caller in (CONFIGURED, LOCAL) or time.monotonic() < self._ask_at:
+            return False
+        self._ask_at = time.monotonic() + self._every_s
+        with contextlib.suppress(RedisError):
+            return not self._keys.exists(self._caller.key_id)
+        return False
 
 
 def _hash(text: str) -> bytes:

@@ -2,12 +2,13 @@
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
-from flask import Response, request
+from flask import Response, g, request
 from pydantic import Field
 
+from fleet.api.auth import Revoked
 from fleet.api.deliberations import find
 from fleet.api.feed import Feed
 from fleet.api.peer import gone
@@ -87,13 +88,19 @@ def _after(query: EventsQuery, newest: str) -> str:
 
 
 def _feed(after: str, until: str | None, deliberation_id: str | None = None) -> Feed:
-    all, client_gone = services(), gone()
+    all, unwanted = services(), ended_early()
 
     def over() -> bool:
         where = all.store.deliberations.where(deliberation_id) if deliberation_id else None
         return deliberation_id is not None and (where is None or where.status.final)
 
-    return Feed(all.store.events, after, until, deliberation_id, lambda: all.stopping() or client_gone(), over)
+    return Feed(all.store.events, after, until, deliberation_id, unwanted, over)
+
+
+def ended_early() -> Callable[[], bool]:
+    """Tells, now or later, whether the current request's stream has to end: for the server, its client or its key."""
+    all, client_gone, revoked = services(), gone(), Revoked(g.caller, services().store.keys)
+    return lambda: all.stopping() or client_gone() or revoked()
 
 
 def _stream(feed: Feed, *, resumed: bool = False) -> Response:

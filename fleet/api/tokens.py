@@ -12,9 +12,8 @@ from pydantic import Field, ValidationError
 from redis.exceptions import RedisError
 
 from fleet.api.deliberations import find
-from fleet.api.events import MEDIA_TYPE, streaming
+from fleet.api.events import MEDIA_TYPE, ended_early, streaming
 from fleet.api.feed import RETRY_MS
-from fleet.api.peer import gone
 from fleet.api.section import Answer, Operation, Section
 from fleet.api.services import services
 from fleet.events import TokensWritten
@@ -45,7 +44,7 @@ class TokensQuery(Model):
     ),
 )
 def stream_tokens(deliberation_id: str, query: TokensQuery) -> Response:
-    all, client_gone = services(), gone()
+    all, unwanted = services(), ended_early()
     if find(all, deliberation_id).status.final:
         nothing = Response(status=204)
         nothing.headers.remove("Content-Type")
@@ -58,7 +57,7 @@ def stream_tokens(deliberation_id: str, query: TokensQuery) -> Response:
         where = all.store.deliberations.where(deliberation_id)
         return where is None or where.status.final
 
-    feed = TokenFeed(subscription, over, lambda: not query.follow or all.stopping() or client_gone())
+    feed = TokenFeed(subscription, over, lambda: not query.follow or unwanted())
     return streaming(feed.lines(), held)
 
 

@@ -80,6 +80,10 @@ class Keys:
         stored = _StoredKey.read(document)
         return stored.shown() if stored.opens_with(parts[2]) else None
 
+    def exists(self, key_id: str) -> bool:
+        """False once the key is revoked."""
+        return bool(self._client.hexists(KEYS, key_id))
+
     def list(self) -> list[ApiKey]:
         """All keys, the oldest first."""
         documents: Any = self._client.hvals(KEYS)

@@ -1,8 +1,11 @@
 """Keys with scopes: who may do what, and that a secret is told once and stored never."""
 
 import hashlib
+import hmac
+import http.client
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from fleet.settings import Settings
 from fleet.store import Store
 from tests.harness import ValkeyServer
 
-from .conftest import KEY, CheckedClient, Lose, documented_api
+from .conftest import KEY, CheckedClient, Gunicorn, Lose, documented_api
 
 BODY: dict[str, Any] = {"task_description": "Write a parser", "role": "DEV"}
 As = Callable[[str], FlaskClient]
@@ -153,6 +156,24 @@ def test_a_text_that_is_almost_a_key_is_refused(app: Flask, client: FlaskClient,
     assert calling(app, other).get("/v1/keys").status_code == 401
 
 
+def test_keys_are_compared_in_a_time_that_tells_nothing(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = made(client, "admin")["key"]
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: Any, other: Any) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    for given in ("x", KEY[:-1], f"{KEY}x", text[:-1] + ("0" if text[-1] != "0" else "1")):
+        assert calling(app, given).get("/v1/keys").status_code == 401
+    # Each with the configured key, and what has a made one's form with that too: always hashes.
+    assert compared == [(32, 32)] * 4 + [(64, 64)]
+
+
 def test_a_revoked_key_is_refused_by_every_replica_at_once(app: Flask, replica: Flask, client: FlaskClient) -> None:
     key = made(client, "read")
     callers = [calling(one, key["key"]) for one in (app, replica)]
@@ -261,3 +282,29 @@ def test_every_operation_says_which_scope_it_needs() -> None:
         elif method == "get":
             assert scope == "read"
     assert needed["post", "/v1/plans"] == needed["post", "/v1/deliberations"] == "submit"
+
+
+def test_a_stream_ends_soon_after_its_key_is_revoked_and_others_go_on(served: Gunicorn) -> None:
+    def key() -> dict[str, Any]:
+        answer = served.call("POST", "/v1/keys", {"name": "of a stream", "scopes": ["read"]})
+        found: dict[str, Any] = answer.json
+        return found
+
+    revoked, other = key(), key()
+    id = served.call("POST", "/v1/deliberations", BODY).json["deliberation_id"]
+    paths = ("/v1/events?after=$", f"/v1/deliberations/{id}/events?after=$", f"/v1/deliberations/{id}/tokens")
+    with ExitStack() as stack:
+
+        def streams(key: str) -> list[http.client.HTTPResponse]:
+            opened = [served.request("GET", path, Authorization=f"Bearer {key}") for path in paths]
+            return [stack.enter_context(closing(stream)) for stream in opened]
+
+        going, ending = streams(other["key"]), streams(revoked["key"])
+        assert served.call("DELETE", f"/v1/keys/{revoked['key_id']}").status == 204
+        for stream in ending:
+            assert b"event:" not in stream.read()  # which returns when the stream has ended
+        for stream in going:
+            assert stream.readline().startswith(b"retry:")
+        assert not any(stream.isclosed() for stream in going)
+        next_id = served.call("POST", "/v1/deliberations", {**BODY, "rounds": 0}).json["deliberation_id"]
+        assert any(next_id.encode() in going[0].readline() for _ in range(20))
