@@ -20,6 +20,7 @@ from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings
 from fleet.settings.tls import valkey_tls
+from fleet.store.base import now_ms
 
 _TIMEOUT_S = 3.0
 _MOST_SKEW_S = 5.0
@@ -51,7 +52,7 @@ def _valkey(settings: Settings) -> Iterator[Part]:
     with client:
         try:
             info: Any = client.info()
-            skew_s = time.time() - float(client.time()[0])
+            skew_s = time.time() - now_ms(client) / 1000
         except redis.AuthenticationError as error:
             yield Part("valkey server", False, f"refuses the login: {error}", f"check {_LOGIN} in FLEET_VALKEY_URL")
             return
