@@ -19,7 +19,7 @@ from fleet.store.deliberations import Attempt, Part
 State = Literal["closed", "open", "half-open"]
 LONGEST = 8  # times the first wait
 FORGET_S = 86_400  # a server that did not fail for so long is no news
-WAITING_MS = 60_000  # a part that waits says so more often, wherever it is
+WAITING_MS = 15_000  # a part that waits says so every second
 _LOST_MS = 6_000  # as long as an attempt's silence that is its death
 
 

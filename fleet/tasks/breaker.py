@@ -2,8 +2,8 @@
 
 All workers share one circuit breaker per server (`fleet.store.breakers`); engines without a server have none.
 * A part asks the breaker before it starts. While that is open the part holds its message and looks again every second:
-  it has no attempt, so that its worker's death counts for nothing and hands the message on. A worker that is to end
-  gives the message back, and so does each after 30 s, for its slot may be wanted by other work.
+  it has no attempt, so that its worker's death counts for nothing and hands the message on. Nobody else could do more
+  with it, and in the queue it would be parted from its deliberation's others. A worker that is to end gives it back.
 * Each look stops the deliberation's clock if it runs: what is left is what was left when the server began to fail, so
   an outage is made good once, whoever tells of it and however often. The step's chord gets the limit of a wait in a
   queue as its deadline. The next part that starts, so the one that tries the server, lets the clock run on.
@@ -27,7 +27,6 @@ from fleet.tasks.process import leaving, patient, runtime
 
 log = structlog.get_logger(__name__)
 
-HOLD_S = 30.0  # a part that waits for longer makes room for others in its queue's workers
 MOST_TAKEN = 3  # failures of requests that the server had, after which it is the request's
 LEAST_S = 2.0  # of the deliberation's time; with less the failure is told while it still counts
 
@@ -49,12 +48,11 @@ class Endpoint:
             return True
         if self._pause_s:
             time.sleep(self._pause_s)
-            self._give_back_if(leaving())
-        began = time.monotonic()
+            self._give_back_if_leaving()
         while not (asked := self._ask()).go:
             if not self._stands_still(asked.failing_since_ms):
                 return False
-            self._give_back_if(leaving() or time.monotonic() - began > HOLD_S)
+            self._give_back_if_leaving()
             time.sleep(random.uniform(0.5, 1.0))
         self._probes = asked.probes
         if self._probes:
@@ -86,9 +84,9 @@ class Endpoint:
         self._pause_s = 0.0 if self._open else random.uniform(0.5, 1.5)
         return True
 
-    def _give_back_if(self, enough: bool) -> None:
-        if enough:
-            log.debug("part.given_back", reason=f"it waits for {self._name}")
+    def _give_back_if_leaving(self) -> None:
+        if leaving():
+            log.info("part.given_back", reason=f"it waits for {self._name}")
             raise Reject(f"it waits for {self._name}", requeue=True)
 
     @patient
