@@ -68,7 +68,7 @@ def measure(folder: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, A
             _fill(fleet, WARM_UP)
             wait_until(lambda: _ended(store) == WARM_UP, 300, "the warm-up is done")
             _forgotten(store)
-        before = _memory(client)
+        before, lasting_before = _memory(client), _lasting(client, families(client))
         _fill(fleet, count)
         queued, found = _memory(client), families(client)
         with started(fleet, [], processes, **settings):
@@ -76,12 +76,10 @@ def measure(folder: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, A
             drained = _memory(client)
             _forgotten(store)
         left = families(client)
-        expiring = sum(one["bytes"] for one in left.values() if not one["lasting"])
-        lasting = _memory(client) - _events(client) - expiring - before
         figures = {
             "bytes_queued": round((queued - before) / count),
             "bytes_drained": round((drained - before) / count),
-            "bytes_left": round(lasting / count, 1),
+            "bytes_left": round((_lasting(client, left) - lasting_before) / count, 1),
             "families": found,
             "left": left,
         }
@@ -139,9 +137,10 @@ def _memory(client: "redis.Redis") -> int:
     return int(info["used_memory"])
 
 
-def _events(client: "redis.Redis") -> int:
-    """The log, which is kept up to a fixed length."""
-    return int(client.memory_usage(EVENTS, samples=0) or 0)
+def _lasting(client: "redis.Redis", found: dict[str, dict[str, int]]) -> int:
+    """What is used without the event log, which is kept up to a fixed length, and what will expire."""
+    expiring = sum(one["bytes"] for one in found.values() if not one["lasting"])
+    return _memory(client) - int(client.memory_usage(EVENTS, samples=0) or 0) - expiring
 
 
 def families(client: "redis.Redis") -> dict[str, dict[str, int]]:
