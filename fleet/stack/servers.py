@@ -48,12 +48,14 @@ class ValkeyServer(DataServer):
         return redis.Redis.from_url(self.url, decode_responses=True)
 
     def configure(self) -> None:
-        # In a file, because everybody on the machine can read a command line.
+        # In a file, because everybody on the machine can read a command line. A stream's node takes its whole size from
+        # the start, and each deliberation has a stream of a few events: 4096, the default, is a third of what it takes.
         config = self.folder / "valkey.conf"
         write_private(
             config,
             f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\ndir {json.dumps(str(self.folder))}\n"
-            'save ""\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n',
+            'save ""\nappendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n'
+            "stream-node-max-bytes 1024\n",
         )
         self.command = [str(get_binary_path()), str(config), *self.options]
 
