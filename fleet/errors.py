@@ -98,7 +98,6 @@ class Unavailable(FleetError):
         return f"{self.server} is not available: {self.reason}"
 
 
-class Unreadable(FleetError):
 class NotAccepted(FleetError):
     """Work cannot be accepted now; the same again later may be."""
 
@@ -125,6 +124,7 @@ class NotKept(NotAccepted):
         return self.reason
 
 
+class Unreadable(FleetError):
     """What a model wrote cannot be read; `type` is "truncated", "not_json" or "schema"."""
 
     def __init__(self, type: str, reason: str):
