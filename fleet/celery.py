@@ -8,7 +8,7 @@ from celery.signals import before_task_publish, celeryd_init, setup_logging
 
 from fleet import telemetry
 from fleet.models import FORMAT, FORMAT_HEADER
-from fleet.settings import get_settings
+from fleet.settings import get_settings, settings_or_exit
 from fleet.valkey import install
 from fleet.valkey.signing import Signer
 
@@ -18,7 +18,7 @@ NO_GPU_QUEUES = "fleet.tasks.no_gpu_queues:NoGpuQueues"
 
 app = Celery("fleet")
 app.config_from_object("celeryconfig")
-_keys = get_settings().signing_keys
+_keys = settings_or_exit().signing_keys
 install(app, sweep_queues={"council"}, signer=Signer(_keys) if _keys else None)
 app.steps["consumer"].add(WATCHDOG)
 app.steps["worker"].update({"fleet.tasks.reporter:Reporter", NO_GPU_QUEUES})

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import redis
@@ -46,7 +47,7 @@ def watermark_key(lane: str) -> str:
     return f"fleet:watermark:{lane}"
 
 
-def connect(url: str, tls: Mapping[str, Any]) -> "redis.Redis":
+def connect(url: str, tls: Mapping[str, Any] = MappingProxyType({})) -> "redis.Redis":
     """A client for the ValKey at `url`; short of a second of retries, then redis.exceptions.ConnectionError.
 
     `tls` is what `valkey_tls` says. Every script may be sent again after a lost answer: each of them changes the state
