@@ -14,7 +14,7 @@ from fleet.events import DecisionAdded, DeliberationFinished, DeliberationSteppe
 from fleet.models import Answer, Checks, Death, Decision, Status, Task
 from fleet.store import RECORD, Attempt, Part, Sealed
 from fleet.tasks.deaths import counted
-from fleet.tasks.graph import graph
+from fleet.tasks.graph import graph, one_tries
 from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
@@ -148,10 +148,11 @@ def record(id: str) -> None:
     if where is None or where.recorded or decision is None:
         return
     try:
-        decision = _recorded(decision)
+        with one_tries.here():
+            decision = _recorded(decision)
     except Unavailable as error:
         store.due_at(id, GRAPH_RETRY_MS)
-        log.warning("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
+        log.info("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
         return
     if store.finish(decision, [DeliberationFinished.of(decision), *_added(decision)]):
         log.info("deliberation.finished", status=decision.status, winner_id=decision.winner_id)

@@ -1,10 +1,13 @@
 """The graph of this worker process, which only the council's workers have."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_shutdown
 
+from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import get_settings
 
@@ -28,6 +31,39 @@ def graph() -> Graph:
                 raise
             _graph = made
     return _graph
+
+
+class OneTries:
+    """While a server is away one thread finds out whether it is back; the others go on with something else at once.
+
+    To find out takes seconds: if each decided deliberation did, they would take every thread of the worker.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._away: Unavailable | None = None
+        self._trying = 0
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Around a try. Raises: Unavailable, the last try's when another thread tries already."""
+        with self._lock:
+            if self._away and self._trying:
+                raise Unavailable(self._away.server, self._away.reason)
+            self._trying += 1
+        away = None
+        try:
+            yield
+        except Unavailable as error:
+            away = error
+            raise
+        finally:
+            with self._lock:
+                self._trying -= 1
+                self._away = away
+
+
+one_tries = OneTries()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
