@@ -150,9 +150,8 @@ def record(id: str) -> None:
     try:
         with one_tries.here():
             decision = _recorded(decision)
-    except Unavailable as error:
+    except Unavailable:
         store.due_at(id, GRAPH_RETRY_MS)
-        log.info("graph.away", reason=str(error), retry_ms=GRAPH_RETRY_MS)
         return
     if store.finish(decision, [DeliberationFinished.of(decision), *_added(decision)]):
         log.info("deliberation.finished", status=decision.status, winner_id=decision.winner_id)

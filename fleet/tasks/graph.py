@@ -5,11 +5,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from celery.signals import worker_process_shutdown, worker_shutdown
 
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import get_settings
+
+log = structlog.get_logger(__name__)
 
 _lock = threading.Lock()
 _graph: Graph | None = None
@@ -60,7 +63,14 @@ class OneTries:
         finally:
             with self._lock:
                 self._trying -= 1
-                self._away = away
+                self._note(away)
+
+    def _note(self, away: Unavailable | None) -> None:
+        if away and not self._away:
+            log.warning("graph.away", reason=str(away))
+        elif self._away and not away:
+            log.info("graph.back")
+        self._away = away
 
 
 one_tries = OneTries()

@@ -51,8 +51,9 @@ def test_as_long_as_it_is_there_all_write_at_once(pool: ThreadPoolExecutor) -> N
         one.result(30)
 
 
-def test_after_a_try_that_failed_the_next_one_may_try(pool: ThreadPoolExecutor) -> None:
+def test_after_a_try_that_failed_the_next_one_may_try() -> None:
     tries = OneTries()
-    for _ in range(2):
-        with pytest.raises(Unavailable):
-            fail(tries)
+    with pytest.raises(Unavailable):
+        fail(tries)
+    with pytest.raises(ZeroDivisionError), tries.here():
+        raise ZeroDivisionError
