@@ -221,3 +221,17 @@ def test_only_an_administrator_may_change_dead_letters(
     letter = keep(APPROVED, plan())
     assert replay(caller, letter).status_code == status
     assert caller.delete(f"/v1/deadletters/{letter.dead_letter_id}").status_code == (404 if status == 202 else 403)
+
+
+def test_several_agents_that_died_of_one_task_are_replayed_as_one_deliberation(
+    client: FlaskClient, store: Store
+) -> None:
+    about = task()
+    parts = [f"{about.deliberation_id}.propose:0.agent-dev-00{number}" for number in (1, 2)]
+    letters = [store.dead_letters.add("agents", "it died", about.dump(), 3, message_id=part) for part in parts]
+    assert letters[0].dead_letter_id != letters[1].dead_letter_id
+    answers = [replay(client, letter) for letter in letters]
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json["id"] for answer in answers}) == 1
+    assert client.get(answers[0].json["location"]).json["replay_of"] == about.deliberation_id
+    assert client.get("/v1/deadletters").json["items"] == []
