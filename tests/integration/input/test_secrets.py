@@ -34,8 +34,10 @@ WRONG = {
     "a wrong password of Neo4j": "wrong-neo4j-66dd",
     "a password in a bad URL": "bad-url-88ee",
 }
-READ = ("/v1/plans", "/v1/deliberations", "/v1/councils", "/v1/deadletters", "/v1/keys", "/v1/events?follow=false")
-READ += ("/v1/cluster", "/readyz", "/metrics", "/openapi.json", "/docs")
+READ = (
+    *("/v1/plans", "/v1/deliberations", "/v1/councils", "/v1/deadletters", "/v1/keys", "/v1/events?follow=false"),
+    *("/v1/cluster", "/readyz", "/metrics", "/openapi.json", "/docs"),
+)
 
 
 @pytest.fixture(scope="module")
