@@ -125,7 +125,7 @@ def _faults(task: Any, body: Any) -> Iterator[str]:
 
 def _misfits(task: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
     """How the arguments differ from what the task takes."""
-    signature = inspect.signature(task.run, eval_str=True)
+    signature = _signature(task.run)
     try:
         given = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -137,6 +137,11 @@ def _misfits(task: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Iterator[
                 _adapter(kind).validate_python(value, strict=True)
             except ValidationError as error:
                 yield f"{name}: {error.errors()[0]['msg']}"
+
+
+@functools.cache
+def _signature(run: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(run, eval_str=True)
 
 
 @functools.cache
