@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import structlog
@@ -13,7 +12,7 @@ from fleet.bus.listener import Listener, until_signalled
 from fleet.dispatch import Dispatcher
 from fleet.graph import Graph
 from fleet.models import PlanRequest
-from fleet.settings import Settings, refuse
+from fleet.settings import Settings
 from fleet.settings.tls import nats_tls
 from fleet.store import Store
 
@@ -39,11 +38,9 @@ def run(settings: Settings) -> int:
 
 
 def login(settings: Settings) -> dict[str, Any]:
-    """What NATS is shown beyond its URL; ends the process when the package that signs with an nkey is missing."""
+    """What NATS is shown beyond its URL."""
     login: dict[str, Any] = {"tls": nats_tls(settings)}
     for option, file in (("nkeys_seed", settings.nats_nkey_file), ("user_credentials", settings.nats_creds_file)):
-        if file and not find_spec("nkeys"):
-            refuse("fleet", f"{file} holds an nkey, for which a package is missing: pip install 'fleet[nkeys]'")
         if file:
             login[option] = str(file)
     return login

@@ -187,7 +187,10 @@ class Settings(BaseSettings):
         "agents", description="Queue of the agents' work: agents, or gpu for workers with vLLM in them"
     )
     part_deaths: int = Field(
-        3, ge=1, description="Deaths of its worker or engine that an agent's part is in before it counts as failed"
+        3,
+        ge=1,
+        description="Deaths of its worker or engine that an agent's part, or of its process that a council's step, is in "
+        "before it counts as failed",
     )
     profiles: Annotated[dict[Role, Profile], NoDecode, BeforeValidator(document)] = Field(
         default_factory=dict,

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 
 from fleet.stack.scripts import script
@@ -16,8 +17,6 @@ from fleet.stack.secret_file import write_private
 from tests.harness import NatsServer, Process, running, wait_until
 from tests.integration.security.conftest import ROOT, Bench
 from tests.integration.security.tls import Authority
-
-nkeys = pytest.importorskip("nkeys", reason="needs the extra nkeys")
 
 
 class SecureNats(NatsServer):

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+import trustme
 
 
 class Authority:
@@ -15,34 +16,12 @@ class Authority:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True)
         self.ca, self.cert, self.key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
-        new = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-noenc",
-            "-days",
-            "2",
-        ]
-        run = [
-            *new,
-            "-days",
-            "2",
-            "-subj",
-            "/CN=Test authority",
-            "-keyout",
-            str(folder / "ca.key"),
-            "-out",
-            str(self.ca),
-        ]
-        subprocess.run(run, check=True, capture_output=True)
-        signed = ["-CA", str(self.ca), "-CAkey", str(folder / "ca.key"), "-addext", "basicConstraints=CA:FALSE"]
-        names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-        shown = ["-keyout", str(self.key), "-out", str(self.cert)]
-        subprocess.run([*new, *signed, *names, *shown], check=True, capture_output=True)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca)
+        issued = authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(self.key)
+        for certificate in issued.cert_chain_pems:
+            certificate.write_to_path(self.cert, append=True)
 
 
 class TlsFront:
