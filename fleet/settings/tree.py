@@ -189,8 +189,8 @@ class Settings(BaseSettings):
     part_deaths: int = Field(
         3,
         ge=1,
-        description="Deaths of its worker or engine that an agent's part, or of its process that a council's step, is in "
-        "before it counts as failed",
+        description="Deaths of its worker or engine that an agent's part, or of its process that a council's step, "
+        "is in before it counts as failed",
     )
     profiles: Annotated[dict[Role, Profile], NoDecode, BeforeValidator(document)] = Field(
         default_factory=dict,
