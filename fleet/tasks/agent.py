@@ -6,11 +6,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import structlog
 from celery import shared_task
 from celery.exceptions import Reject
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
 from fleet.dispatch import ANSWER, lane
@@ -25,7 +27,7 @@ from fleet.errors import (
     Unreadable,
 )
 from fleet.events import AgentResult, DeliberationStarted, Event, TaskCompleted, TaskFailed
-from fleet.models import Answer, Failure, Generated, Message, Phase, Task
+from fleet.models import Answer, Failure, Generated, Message, Phase, Role, Task
 from fleet.settings import Settings
 from fleet.store import Attempt, Part, PartStart
 from fleet.tasks.breaker import Endpoint
@@ -41,8 +43,17 @@ TEMPERATURE = 0.7
 SPREAD = 1.3  # temperature of every agent but the first, for diversity
 
 
+class About(TypedDict):
+    """What the event of the first start says of the deliberation."""
+
+    role: Annotated[Role, Field(strict=False)]
+    task_id: str
+    story_id: NotRequired[str | None]
+    plan_id: NotRequired[str | None]
+
+
 @shared_task(name=ANSWER, ignore_result=True)  # type: ignore[untyped-decorator]
-def answer(deliberation_id: str, step: str, agent_id: str, about: dict[str, Any], queue: str = "agents") -> str:
+def answer(deliberation_id: str, step: str, agent_id: str, about: About, queue: str = "agents") -> str:
     """Answers one part and returns its id; an engine's failure is an answer too, never an exception.
 
     Raises: Reject when the engine has died, or the part waits for its server: the part goes back to its queue.

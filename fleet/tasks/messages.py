@@ -136,7 +136,8 @@ def _misfits(task: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Iterator[
             try:
                 _adapter(kind).validate_python(value, strict=True)
             except ValidationError as error:
-                yield f"{name}: {error.errors()[0]['msg']}"
+                first = error.errors()[0]
+                yield f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}"
 
 
 @functools.cache
