@@ -11,7 +11,7 @@ from typing import Annotated, Any, NotRequired
 import structlog
 from celery import shared_task
 from celery.exceptions import Reject
-from pydantic import Field
+from pydantic import AfterValidator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from fleet.deliberation import answers, labels, prompts, schemas, selection, steps
@@ -46,7 +46,7 @@ SPREAD = 1.3  # temperature of every agent but the first, for diversity
 class About(TypedDict):
     """What the event of the first start says of the deliberation."""
 
-    role: Annotated[Role, Field(strict=False)]
+    role: Annotated[str, AfterValidator(Role)]
     task_id: str
     story_id: NotRequired[str | None]
     plan_id: NotRequired[str | None]
