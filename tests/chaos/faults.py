@@ -54,6 +54,7 @@ class Faults:
         self._in_flight = in_flight
         self._beside: list[threading.Thread] = []
         self._stopped: set[str] = set()
+        self._ended_s: dict[str, float] = {}
         self.done: list[Fault] = []
         self.kinds: dict[str, Callable[[str], None]] = {"kill -9: pool child": self._kill_pool_child}
         for name in TARGETS:
@@ -102,18 +103,20 @@ class Faults:
         return name, self._process(name)
 
     def _process(self, name: str) -> psutil.Process:
-        """The process, once it runs and is not stopped."""
-        process = wait_until(
-            lambda: None if name in self._stopped else self._running.process_of(name), UP_S, f"{name} runs"
-        )
+        """The process, once it is ready since it was ended last and not stopped: else nothing would ever get on."""
+
+        def found() -> psutil.Process | None:
+            ready = self._running.ready_since(name, self._ended_s.get(name, 0.0))
+            return self._running.process_of(name) if ready and name not in self._stopped else None
+
+        process = wait_until(found, UP_S, f"{name} runs")
         assert process is not None
         return process
 
     def _kill(self, kind: str) -> None:
         name, process = self._victim(kind)
         self._note(kind, name)
-        with contextlib.suppress(psutil.NoSuchProcess):  # the rolling restart was quicker
-            process.kill()
+        self._end(name, process.kill)
 
     def _kill_pool_child(self, kind: str) -> None:
         name = "worker-prefork"
@@ -167,10 +170,13 @@ class Faults:
     def _restart(self, name: str) -> None:
         process = self._process(name)
         self._note("rolling restart", name)
-        at_s = time.time()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-        wait_until(lambda: self._running.ready_since(name, at_s), UP_S, f"{name} is ready again")
+        self._end(name, process.terminate)
+        self._process(name)
+
+    def _end(self, name: str, work: Callable[[], None]) -> None:
+        self._ended_s[name] = time.time()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a kill and the rolling restart at once
+            work()
 
 
 def _cuts(client: "redis.Redis") -> bool:

@@ -27,7 +27,7 @@ class Running:
 
     def __init__(self, folder: Path, engine_url: str, **settings: str):
         given = {"FLEET_ENGINE_URL": engine_url, "FLEET_REQUEST_TIMEOUT_S": str(REQUEST_S), "WEB_CONCURRENCY": "1"}
-        given["FLEET_DELIBERATION_RETENTION_S"] = "86400"  # until the audit
+        given |= {"FLEET_DELIBERATION_RETENTION_S": "86400", "FLEET_BREAKER_OPEN_S": "2"}
         command = [sys.executable, "-m", "tests.chaos.cluster", str(folder)]
         self.folder = folder
         self.process = Process(command, folder.parent / "cluster.log", env={**given, **settings})
