@@ -157,7 +157,8 @@ class Faults:
 
     def _repeat(self, kind: str) -> None:
         self._note(kind, "plans")
-        self._after(0, lambda: self._load.repeat(self._random, reordered=kind.endswith("reordered")))
+        pick = random.Random(self._random.random())
+        self._after(0, lambda: self._load.repeat(pick, reordered=kind.endswith("reordered")))
 
     def _roll(self, over: threading.Event) -> None:
         """SIGTERM to one process after the other, the next one when the last is ready again; each once or more."""
