@@ -14,6 +14,7 @@ import openai
 
 CONNECT_S = 5.0  # longer than that is no connection
 FIRST_S, LONGEST_S = 0.5, 8.0  # of the pauses; what the server asks for may be longer
+MOST_S = 3600.0  # that a server may ask for: some send milliseconds or a Unix time
 # What passes, and of that what says that the server has not begun with the request.
 _HEALING = frozenset({429, 500, 502, 503, 504, 529})
 _NOT_TAKEN = frozenset({429, 503, 529})
@@ -59,12 +60,12 @@ def _refused(error: openai.APIStatusError) -> Fault | None:
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float:
-    """Seconds, or a date that the server's own clock is held against where it says what that shows."""
+    """Seconds, or a date that the server's own clock is held against where it says what that shows; an hour at most."""
     asked = headers.get("retry-after", "").strip()
     if asked.isascii() and asked.isdigit():
-        return float(asked)
+        return min(float(asked), MOST_S)
     until, now = _date(asked), _date(headers.get("date", ""))
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds()) if until else 0.0
+    return min(max(0.0, (until - (now or datetime.now(UTC))).total_seconds()), MOST_S) if until else 0.0
 
 
 def _date(text: str) -> datetime | None:

@@ -20,7 +20,7 @@ import structlog
 from celery.exceptions import Reject
 
 from fleet.engines.base import Completion, RemoteEngine
-from fleet.errors import EndpointFailed, EngineTimeout
+from fleet.errors import EndpointFailed, EngineCancelled, EngineError, EngineTimeout
 from fleet.store import Attempt
 from fleet.store.breakers import Asked, Limits, Standing, Told
 from fleet.tasks.process import leaving, patient, runtime
@@ -72,6 +72,10 @@ class Endpoint:
         except EngineTimeout as error:
             if self._probes:  # else it may be a long answer
                 self._failed(error.reason, began)
+            raise
+        except EngineError as error:
+            if self._probes and not isinstance(error, EngineCancelled):  # it is there, and has said no
+                self._answered()
             raise
         self._answered()
         return completion

@@ -44,7 +44,7 @@ class Cancellations:
             yield cancellation
         finally:
             with self._lock:
-                del self._running[attempt]
+                self._running.pop(attempt, None)  # a message that came back is the same attempt once more
 
     def _watch(self, store: Store) -> None:
         while True:

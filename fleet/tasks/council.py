@@ -35,6 +35,8 @@ def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # no
             record(deliberation_id)
         elif verdict == "exhausted":
             _give_up(deliberation_id, deaths)
+        elif step != RECORD:  # another task is at it and cannot know that the step is over: its chord is done with this
+            runtime().store.deliberations.seal_step(deliberation_id, step)
 
 
 @shared_task(name=ADVANCE, ignore_result=True)  # type: ignore[untyped-decorator]

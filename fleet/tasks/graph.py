@@ -1,7 +1,9 @@
 """The graph of this worker process, which only the council's workers have."""
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,8 @@ from fleet.graph import Graph
 from fleet.settings import get_settings
 
 log = structlog.get_logger(__name__)
+
+TRY_S = 10.0  # after which another thread may try as well: a connection that is half dead fails after minutes
 
 _lock = threading.Lock()
 _graph: Graph | None = None
@@ -45,15 +49,16 @@ class OneTries:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._away: Unavailable | None = None
-        self._trying = 0
+        self._tried_at = -math.inf
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """Around a try. Raises: Unavailable, the last try's when another thread tries already."""
         with self._lock:
-            if self._away and self._trying:
+            now = time.monotonic()
+            if self._away and now < self._tried_at + TRY_S:
                 raise Unavailable(self._away.server, self._away.reason)
-            self._trying += 1
+            self._tried_at = now
         away = None
         try:
             yield
@@ -62,7 +67,7 @@ class OneTries:
             raise
         finally:
             with self._lock:
-                self._trying -= 1
+                self._tried_at = -math.inf
                 self._note(away)
 
     def _note(self, away: Unavailable | None) -> None:

@@ -15,7 +15,7 @@ from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher, lanes
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings, get_settings
-from fleet.store import Store
+from fleet.store import Part, Store
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,8 @@ def _ensure_schema(settings: Settings) -> None:
             graph.ensure_schema()
         except Unavailable as error:
             log.warning("watchdog.graph_away", reason=str(error))
+        except Exception:  # whoever writes says so too; what is due is to be looked after all the same
+            log.exception("watchdog.schema_failed")
 
 
 class Watch:
@@ -88,13 +90,21 @@ class Watch:
             log.info("watchdog.advance", deliberation_id=id)
         for lane in self._lanes():
             for part in self._store.deliberations.take_lost(lane):
-                self._dispatcher.publish_again(part, lane)
-                log.warning("watchdog.publish_again", part=part.id)
+                self._publish_again(part, lane)
         if self._rounds % FORGET_EVERY == 0:
             self._store.deliberations.forget_finished()
             if not self._settings.nats_enabled:
                 self._store.events.trim()
         self._rounds += 1
+
+    def _publish_again(self, part: Part, lane: str) -> None:
+        try:
+            self._dispatcher.publish_again(part, lane)
+            log.warning("watchdog.publish_again", part=part.id)
+        except (RedisError, OperationalError):
+            raise
+        except Exception:  # one that cannot be published must not keep the others from it
+            log.exception("watchdog.not_published", part=part.id)
 
     def _lanes(self) -> list[str]:
         """Every list that agents' parts may wait in."""

@@ -209,7 +209,7 @@ def test_a_block_that_is_not_run_says_why() -> None:
 
 def place(folder: Path, fleet: RunningFleet | None) -> Path:
     """A folder that looks like the repository's root, with the fleet in it."""
-    for name in ("examples", "fleet", "gunicorn.conf.py", "celeryconfig.py"):
+    for name in ("benchmarks", "celeryconfig.py", "examples", "fleet", "gunicorn.conf.py", "tests"):
         (folder / name).symlink_to(ROOT / name)
     if fleet:
         (folder / ".fleet").symlink_to(fleet.folder)

@@ -120,7 +120,7 @@ class Faults:
 
     def _kill_pool_child(self, kind: str) -> None:
         name = "worker-prefork"
-        child = self._random.choice(wait_until(lambda: self._process(name).children(), UP_S, "the pool has children"))
+        child = self._random.choice(wait_until(lambda: _children(self._process(name)), UP_S, "the pool has children"))
         self._note(kind, name)
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -178,6 +178,13 @@ class Faults:
         self._ended_s[name] = time.time()
         with contextlib.suppress(psutil.NoSuchProcess):  # a kill and the rolling restart at once
             work()
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children()
+    except psutil.NoSuchProcess:  # the rolling restart was quicker
+        return []
 
 
 def _cuts(client: "redis.Redis") -> bool:

@@ -21,7 +21,8 @@ from tests.harness import wait_until
 
 STALLED_S = 180.0  # without any deliberation that ends
 CLEARED_S = 60.0
-SERVERS = ("valkey", "nats", "neo4j")
+SERVERS = ("valkey", "nats", "neo4j", "engine")
+BREAKER_S = 16.0  # that work may wait once more after the engine's server is back: eight times FLEET_BREAKER_OPEN_S
 DIES = ("kill -9", "rolling restart")
 
 
@@ -126,6 +127,8 @@ class Run:
         findings = audit(self.details, self.ids, self._witness.seen, self._outages())
         for refusal in self._load.refusals:
             findings.add("refused", refusal)
+        for trouble in self._witness.trouble:
+            findings.add("witness", trouble)
         return findings
 
     @property
@@ -134,7 +137,7 @@ class Run:
         return [id for one in list(self._load.handed) for id in one.ids]
 
     def _in_flight(self) -> int:
-        return sum(len(one.ids) for one in self._load.accepted) - len(self._witness.final)
+        return sum(id not in self._witness.final for one in self._load.accepted for id in one.ids)
 
     def _wait_for_ends(self, loading: "Future[None]") -> None:
         """Until everything is accepted and its end was seen, or nothing ends any more."""
@@ -152,7 +155,8 @@ class Run:
         found = []
         for fault in self._faults.done:
             if fault.name in SERVERS:
-                end_s = self._ready_after(fault) if fault.kind.startswith(DIES) else fault.at_s + fault.lasts_s
+                lasts_s = fault.lasts_s + (BREAKER_S if fault.name == "engine" else 0.0)
+                end_s = self._ready_after(fault) if fault.kind.startswith(DIES) else fault.at_s + lasts_s
                 found.append((fault.at_s, end_s or time.time()))
         return found
 

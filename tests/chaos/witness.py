@@ -50,6 +50,9 @@ class Witness:
                 await self._listen()
             except (nats.errors.Error, OSError):
                 await asyncio.sleep(0.3)
+            except Exception as error:  # noqa: BLE001 - what it did not see would look lost
+                self.trouble.append(repr(error))
+                await asyncio.sleep(0.3)
 
     async def _listen(self) -> None:
         client = await nats.connect(self._url, allow_reconnect=False, connect_timeout=2, max_reconnect_attempts=1,

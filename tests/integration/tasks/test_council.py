@@ -85,6 +85,19 @@ def test_a_sealed_step_whose_worker_died_is_due_again(store: Store) -> None:
     assert where.step != RECORD
 
 
+def test_a_step_that_is_over_while_another_task_is_at_the_deliberation_stays_due(store: Store) -> None:
+    answered(store)
+    other = Attempt(Part.of_council("d1"), "another")
+    store.deliberations.start_council(other, 3)
+    council.close_step([], "d1", "propose:0")
+    store.deliberations.settle("d1", "propose:0")  # as the other one does when it has opened the step
+    store.deliberations.give_back(other, died=False)
+    assert store.client.zscore("fleet:due", "d1") is not None
+    where = store.deliberations.where("d1")
+    assert where is not None
+    assert where.sealed
+
+
 def test_a_task_waits_for_a_valkey_that_is_away(new_valkey: Callable[..., ValkeyServer]) -> None:
     server = new_valkey()
     store = Store(server.client())
