@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from celery.worker import consumer
+from celery.worker.control import Panel
 from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 
@@ -23,6 +24,9 @@ RETRY_S = 5
 MOST_CHARS = 100_000  # of a message in its letter
 _LISTS = ("callbacks", "errbacks", "chain")
 
+# An election of the gossip lets whoever may publish to a worker have it sign and publish any task.
+Panel.data.pop("election", None)
+
 
 class Refused(Exception):
     """Why a message is no task of this worker's."""
@@ -33,6 +37,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     Whatever it cannot keep because ValKey is away or full stays unacknowledged, and is tried again.
     """
+
+    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's, without its gossip."""
+
+        default_steps = [step for step in consumer.Consumer.Blueprint.default_steps if not step.endswith(":Gossip")]
 
     @functools.cached_property
     def _store(self) -> Store:
