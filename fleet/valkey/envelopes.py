@@ -12,10 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 class Message(virtual.Message):
-    """A message, whatever it was made of: what kombu cannot read is one without headers, all of it being its body."""
+    """A message, whatever it was made of: what kombu cannot read is one without headers, all of it being its body.
+
+    Nothing is decompressed: Fleet never compresses, and a few bytes from somebody else could fill the memory.
+    """
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         try:
+            if headers := payload.get("headers"):
+                headers.pop("compression", None)
             super().__init__(payload, channel=channel, **kwargs)
             if not isinstance(self.delivery_info, dict):
                 raise TypeError("its delivery_info is no mapping")

@@ -7,9 +7,11 @@ import uuid
 from typing import Any
 
 import pytest
+from celery.worker.control import Panel
 
 from fleet.dispatch import ANSWER, CLOSE_STEP
 from fleet.store.base import UNACKED
+from fleet.tasks.messages import Consumer
 from tests.harness import wait_until
 from tests.integration.security.conftest import FLEET, GPU, Bench
 
@@ -59,7 +61,10 @@ NO_TASKS: list[tuple[str | bytes, str]] = [
     (envelope({"a": 1}, {"task": ANSWER, "id": "1"}), f"{ANSWER}: its body is not a list"),
     (envelope([["args"], {}], {"task": ANSWER, "id": "1"}), f"{ANSWER}: its body is not a list"),
     (envelope(["args", {}, {}], {"task": ANSWER, "id": "1"}), f"{ANSWER}: its body is not a list"),
-    (envelope(b"x", {"task": ANSWER, "id": "1", "compression": "application/zip"}), "it cannot be read"),
+    (
+        envelope(b"x", {"task": ANSWER, "id": "1", "compression": "application/zip"}),
+        f"{ANSWER}: its body cannot be read",
+    ),
     (
         envelope(pickle.dumps([[], {}, {}]), {"task": ANSWER, "id": "1"}, "application/x-python-serialize", "binary"),
         "its content is application/x-python-serialize",
@@ -121,3 +126,8 @@ def test_a_letter_has_the_message_as_far_as_it_is_text(bench: Bench) -> None:
     assert json.loads(found["body"]) == [["rm -r /"], {}, {}]
     bench.store.client.lpush("agents", b"caf\xc3\xa9 \xff")
     assert bench.await_letters(2)[0].payload == "café \ufffd"
+
+
+def test_a_worker_holds_no_elections_which_would_have_it_sign_what_anybody_sends() -> None:
+    assert not [step for step in Consumer.Blueprint.default_steps if "gossip" in step]
+    assert "election" not in Panel.data
