@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from redis.exceptions import RedisError
 
+from fleet.bus.client import Client
 from fleet.bus.consumers import Consumer, Inbox, ensure_consumer
 from fleet.bus.relay import Relay
 from fleet.bus.servers import NATS_ERRORS, Servers, delay_s, wait

@@ -14,7 +14,7 @@ import pytest
 
 from fleet.stack.scripts import script
 from fleet.stack.secret_file import write_private
-from tests.harness import NatsServer, Process, running, wait_until
+from tests.harness import NatsServer, Process, free_port, running, wait_until
 from tests.integration.security.conftest import ROOT, Bench
 from tests.integration.security.tls import Authority
 
@@ -66,10 +66,10 @@ def listener(
 ) -> Callable[..., Process]:
     """Runs `fleet listener` with the right settings but for those that are given."""
 
-    def start(**changes: Path) -> Process:
+    def start(url: str = "", **changes: Path) -> Process:
         right = {"ca": authority.ca, "cert": authority.cert, "key": authority.key, "nkey": seed}
         files = {f"FLEET_NATS_{name.upper()}_FILE": str(path) for name, path in {**right, **changes}.items()}
-        env = {**bench.environment(), **files, "FLEET_NATS_URL": f"tls://127.0.0.1:{nats.port}"}
+        env = {**bench.environment(), **files, "FLEET_NATS_URL": url or f"tls://127.0.0.1:{nats.port}"}
         command = [sys.executable, "-m", "fleet.cli", "listener"]
         log = bench.folder / "listener.log"
         return stack.enter_context(running(Process(command, log, {**env, "FLEET_NATS_ENABLED": "true"}, ROOT)))
@@ -99,10 +99,25 @@ def test_a_listener_says_in_one_line_why_it_does_not_connect(
     file = {"ca": stranger.ca, "nkey": new_seed(tmp_path / "other.nk")}[wrong]
     process = listener(**{wrong: file})
 
+    assert re.search(why, why_away(process))
+    assert "server_back" not in process.output()
+
+
+def test_nothing_is_said_to_a_server_that_has_no_tls(listener: Listen, tmp_path: Path) -> None:
+    port = free_port()
+    command = [str(script("nats-server")), "-DV", "-a", "127.0.0.1", "-p", str(port)]
+    with running(Process(command, tmp_path / "plain.log")) as plain:
+        wait_until(lambda: "Server is ready" in plain.output(), 60, "NATS without TLS")
+        process = listener(url=f"tls://user:hunter2@127.0.0.1:{port}")
+        assert "secure connection not available" in why_away(process)
+        wait_until(lambda: "Client connection closed" in plain.output(), 60, "the listener hung up")
+        assert "<<-" not in plain.output(), "nothing was received"
+
+
+def why_away(process: Process) -> str:
     def away() -> list[dict[str, Any]]:
         events = [json.loads(line) for line in process.output().splitlines()]
         return [event for event in events if event["event"] == "server_away" and event["server"] == "nats"]
 
     [event] = wait_until(away, 60, "the listener says that NATS is away")
-    assert re.search(why, event["reason"])
-    assert "server_back" not in process.output()
+    return str(event["reason"])
