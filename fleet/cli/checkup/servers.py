@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import nats
 import redis
-from nats.errors import AuthorizationError
+from nats.errors import AuthorizationError, SecureConnWantedError
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError, ServiceUnavailableError
+from nats.js.errors import ServiceUnavailableError
 
+from fleet.bus.client import Client
 from fleet.bus.process import login
 from fleet.bus.servers import NATS_ERRORS
 from fleet.bus.streams import STREAMS, compare
@@ -56,9 +56,11 @@ def _valkey(settings: Settings) -> Iterator[Part]:
         except redis.AuthenticationError as error:
             yield Part("valkey server", False, f"refuses the login: {error}", f"check {_LOGIN} in FLEET_VALKEY_URL")
             return
+        except redis.exceptions.NoPermissionError as error:
+            yield Part("valkey server", False, f"refuses: {error}", "give the user +info and +time")
+            return
         except redis.RedisError as error:
-            state = f"{_place(url)} does not answer: {error}"
-            yield Part("valkey server", False, state, "start it, or check host and port in FLEET_VALKEY_URL")
+            yield _unreached("valkey", _place(url), str(error))
             return
     yield from _valkey_settings(info)
     remedy = "set the clocks of all machines by NTP: events and logs carry this machine's times"
@@ -84,7 +86,8 @@ async def _nats(settings: Settings) -> list[Part]:
 
     url = settings.nats_url.get_secret_value()
     try:
-        client = await nats.connect(
+        client = Client()
+        await client.connect(
             url.split(","),
             allow_reconnect=False,
             max_reconnect_attempts=1,
@@ -94,10 +97,12 @@ async def _nats(settings: Settings) -> list[Part]:
         )
     except (*NATS_ERRORS, OSError) as error:
         if isinstance(error, AuthorizationError) or "authorization" in str(error).lower():
-            remedy = f"check {_LOGIN} in FLEET_NATS_URL, or FLEET_NATS_CREDS_FILE"
+            remedy = f"check {_LOGIN} in FLEET_NATS_URL, FLEET_NATS_NKEY_FILE or FLEET_NATS_CREDS_FILE"
             return [Part("nats server", False, f"refuses the login: {error}", remedy)]
-        state = f"{_place(url)} does not answer: {error or type(error).__name__}"
-        return [Part("nats server", False, state, "start it, or check host and port in FLEET_NATS_URL")]
+        if isinstance(error, SecureConnWantedError):
+            remedy = "set up TLS on the server; FLEET_NATS_URL with nats:// is without"
+            return [Part("nats server", False, f"{_place(url)} has no TLS", remedy)]
+        return [_unreached("nats", _place(url), str(error) or type(error).__name__)]
     try:
         there = Part("nats server", True, f"NATS {client.connected_server_version}")
         return [there, *await _streams(client.jetstream(timeout=_TIMEOUT_S))]
@@ -115,10 +120,10 @@ async def _streams(js: JetStreamContext) -> list[Part]:
 
 
 async def _stream(js: JetStreamContext, stream: Any) -> Part | None:
-    """A stream that is not as it should be; the listener makes one that is missing."""
+    """A stream that is not as it should be; the listener makes one that is missing, and says why it cannot look."""
     try:
         found = compare(stream.config(), (await js.stream_info(stream.name)).config)
-    except NotFoundError:
+    except NATS_ERRORS:
         return None
     remedy = f"`nats stream edit {stream.name}`, or `nats stream rm {stream.name}`: the listener makes it anew"
     return Part(f"stream {stream.name}", False, found.detail, remedy) if found.state != "ok" else None
@@ -132,9 +137,17 @@ def _neo4j(settings: Settings) -> Part:
         if "unauthorized" in error.reason.lower() or "authentication" in error.reason.lower():
             remedy = "check FLEET_NEO4J_USER and FLEET_NEO4J_PASSWORD"
             return Part("neo4j server", False, f"refuses the login: {error.reason}", remedy)
-        state = f"{settings.neo4j_uri} does not answer: {error.reason}"
-        return Part("neo4j server", False, state, "start it, or check host and port in FLEET_NEO4J_URI")
+        return _unreached("neo4j", settings.neo4j_uri, error.reason)
     return Part("neo4j server", True, f"answers at {settings.neo4j_uri}")
+
+
+def _unreached(server: str, place: str, reason: str) -> Part:
+    name = server.upper()
+    remedy = f"start it, or check host and port in FLEET_{name}_{'URI' if server == 'neo4j' else 'URL'}"
+    if "certificate" in reason.lower():
+        own = "" if server == "neo4j" else f", and FLEET_{name}_CERT_FILE if it asks for a certificate"
+        remedy = f"set FLEET_{name}_CA_FILE to the certificates of who signed its{own}"
+    return Part(f"{server} server", False, f"{place} does not answer: {reason}", remedy)
 
 
 def _place(url: str) -> str:

@@ -20,6 +20,7 @@ from fleet.stack.scripts import script
 from tests.harness import NatsServer, Neo4jServer, Process, ValkeyServer, free_port, running, wait_until
 from tests.integration.api.conftest import Gunicorn
 from tests.integration.cli.conftest import Served
+from tests.integration.security.tls import Authority, TlsFront
 from tests.integration.trouble.bench import skew
 
 Env = dict[str, str]
@@ -79,6 +80,7 @@ class Places:
     neo4j: Neo4jServer
     models: int
     old_redis: int
+    strange_valkey: int
     nowhere: int
 
 
@@ -99,7 +101,11 @@ def places(
             process.start()
         wait_until(lambda: "Server is ready" in plain.output(), what="NATS without JetStream")
         models, old = stack.enter_context(serving(ModelServer)), stack.enter_context(serving(OldRedis))
-        yield Places(shared_valkey, careless, nats_server, port, neo4j_server, models, old, free_port())
+        with careless.client() as client:
+            client.execute_command("ACL", "SETUSER", "poor", "on", ">wrong", "+ping", "+select", "+client")
+        strange = TlsFront(Authority(folder / "tls"), careless.port, client_certificates=False)
+        front = stack.enter_context(strange.running()).port
+        yield Places(shared_valkey, careless, nats_server, port, neo4j_server, models, old, front, free_port())
 
 
 def examined(served: Served, env: Env) -> tuple[int, Found]:
@@ -132,6 +138,14 @@ FAULTS: dict[str, tuple[Callable[[Places], Env], str, str, str]] = {
         lambda at: {"FLEET_VALKEY_URL": f"redis://:wrong@127.0.0.1:{at.valkey.port}/0"},
         "valkey server", "refuses the login", "password",
     ),
+    "ValKey's certificate": (
+        lambda at: {"FLEET_VALKEY_URL": f"rediss://127.0.0.1:{at.strange_valkey}/0"},
+        "valkey server", "certificate verify failed", "FLEET_VALKEY_CA_FILE",
+    ),
+    "ValKey's user": (
+        lambda at: {"FLEET_VALKEY_URL": f"redis://poor:wrong@127.0.0.1:{at.careless.port}/0"},
+        "valkey server", "no permissions", "+info and +time",
+    ),
     "ValKey's file": (
         lambda at: {"FLEET_VALKEY_URL": at.careless.url}, "valkey appendonly", "no", "appendonly yes",
     ),
@@ -148,6 +162,10 @@ FAULTS: dict[str, tuple[Callable[[Places], Env], str, str, str]] = {
     "NATS's port": (
         lambda at: {"FLEET_NATS_URL": f"nats://127.0.0.1:{at.nowhere}"},
         "nats server", "does not answer", "FLEET_NATS_URL",
+    ),
+    "NATS without TLS": (
+        lambda at: {"FLEET_NATS_URL": f"tls://fleet:wrong@127.0.0.1:{at.plain_nats}"},
+        "nats server", "has no TLS", "FLEET_NATS_URL",
     ),
     "NATS's password": (
         lambda at: {"FLEET_NATS_URL": f"nats://fleet:wrong@127.0.0.1:{at.nats.port}"},
