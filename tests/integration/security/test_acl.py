@@ -127,7 +127,14 @@ DENIED = {
         *("FLUSHALL", "CONFIG GET *", "HGETALL fleet:keys", "DEL fleet:keys", "GET fleet:plan:x", "SCRIPT FLUSH"),
         *("RPOP council", "GET fleet:idempotency:x", "EVAL return(redis.call('HGETALL','fleet:keys')) 0"),
     ],
-    "flower": ["FLUSHALL", "CONFIG GET *", "HGETALL fleet:keys", "GET fleet:deliberation:x", "RPOP agents"],
+    "flower": [
+        "FLUSHALL",
+        "CONFIG GET *",
+        "HGETALL fleet:keys",
+        "GET fleet:deliberation:x",
+        "RPOP agents",
+        *("DEL agents", "LPUSH agents x"),
+    ],
 }
 
 
