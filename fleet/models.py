@@ -86,8 +86,12 @@ _KEPT = f'{{"v":{FORMAT},'
 
 def check_format(found: Any) -> None:
     """Raises: UnknownFormat when a later version of Fleet wrote what says that its format is `found`."""
-    if isinstance(found, int | str) and str(found).isdecimal() and int(found) > FORMAT:
+    if isinstance(found, int | str) and _is_later(str(found)):
         raise UnknownFormat(found, FORMAT)
+
+
+def _is_later(text: str) -> bool:
+    return text.isdecimal() and (len(text) > 9 or int(text) > FORMAT)  # int() takes 4300 digits at most
 
 
 class Role(StrEnum):

@@ -19,7 +19,11 @@ _URLS = {"valkey": "valkey_url", "nats": "nats_url", "neo4j": "neo4j_uri"}
 
 def _there(path: Path) -> Path:
     path = path.expanduser().absolute()
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # of a folder above it
+        raise ValueError(f"{path} may not be read: {error.strerror}") from None
+    if not there:
         raise ValueError(f"there is no file {path}")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path} may not be read")

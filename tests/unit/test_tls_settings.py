@@ -1,5 +1,6 @@
 """What is wrong with certificates and credentials is refused at the start, in one line that names the setting."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **environment: object) -> str:
     with pytest.raises(WrongSettings) as refused:
         load()
     return str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_in_a_folder_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    file = tmp_path / "closed" / "ca.pem"
+    said = refusal(monkeypatch, VALKEY_CA_FILE=file)
+    assert said == f"FLEET_VALKEY_CA_FILE: {file} may not be read: Permission denied"
 
 
 @pytest.mark.parametrize("server", ["VALKEY", "NATS", "NEO4J"])

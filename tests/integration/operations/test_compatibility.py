@@ -166,6 +166,8 @@ def test_fields_of_a_later_version_are_ignored_and_its_format_is_refused(version
         assert kind.read(json.dumps(without)) == kind.read(document)
         with pytest.raises(UnknownFormat, match="upgrade Fleet"):
             kind.read(changed(document, v=2))
+        with pytest.raises(UnknownFormat):
+            kind.read(changed(document, v="9" * 5000))
 
 
 def test_an_event_in_a_later_format_becomes_a_dead_letter_and_is_not_guessed_at(version: str) -> None:
