@@ -24,7 +24,7 @@ _NAMED = re.compile(
     rf"""(?xai)
     (?P<shown>
         (?:{"|".join(_NAMES)}) (?P<header>(?<=authorization))?
-        \\*['"]? [ \t]* [:=] [ \t]* (?:b? (?P<quote>\\*['"]))?
+        \\{{0,64}}['"]? [ \t]* [:=] [ \t]* (?:b? (?P<quote>\\{{0,64}}['"]))?
         (?(header) (?P<scheme>(?:bearer|basic|digest|token|apikey) [ \t]+)?)
     )
     (?(quote)

@@ -118,6 +118,11 @@ def test_ordinary_text_is_left_alone() -> None:
     assert Mask(["abc"]).text(text) == text
 
 
+def test_many_backslashes_are_looked_at_in_no_more_than_linear_time() -> None:
+    many = "\\" * 200_000
+    assert Mask([]).text(f"password={many}'{many}") == f"password={many}'{many}"
+
+
 def test_every_secret_of_the_settings_is_known() -> None:
     known = Settings(
         valkey_url="redis://:one%2F1@h",
