@@ -1,4 +1,7 @@
-"""Fleet's Celery application, in which some descriptions of a task kill what reads them: the process, by SIGKILL."""
+"""Fleet's Celery application, in which some descriptions of a task kill what reads them: the process, by SIGKILL.
+
+Its import changes Fleet in the process that imports it, so only workers do, never a test.
+"""
 
 import os
 import signal
@@ -9,8 +12,7 @@ from fleet.celery import app
 from fleet.engines.base import Completion, Generation
 from fleet.engines.scripted import ScriptedEngine
 from fleet.tasks import council
-
-DECIDING, RECORDING, ANSWERING = "kills who decides", "kills who records", "kills who answers"
+from tests.integration.operations.words import ANSWERING, DECIDING, RECORDING
 
 # What a dead worker held comes back sooner than in production.
 app.conf.broker_transport_options = {

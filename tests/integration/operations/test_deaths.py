@@ -14,10 +14,11 @@ from fleet.cli import main
 from fleet.stack.celery_worker import CeleryWorker
 from tests.harness import Neo4jServer, ValkeyServer, wait_until
 from tests.integration.api.conftest import KEY, Gunicorn
-from tests.integration.operations.killing import ANSWERING, DECIDING, RECORDING
+from tests.integration.operations.words import ANSWERING, DECIDING, RECORDING
 
 APP = "tests.integration.operations.killing"
 DEATHS = 3
+pytestmark = pytest.mark.timeout(600)  # the first test also waits for three deliberations, one after another
 
 
 @dataclass
