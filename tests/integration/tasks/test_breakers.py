@@ -143,13 +143,14 @@ def test_failures_of_others_do_not_put_off_the_next_try(store: Store) -> None:
 
 def test_when_the_one_that_tries_is_lost_another_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(store)
-    monkeypatch.setattr(module, "_LOST_MS", 300)
+    monkeypatch.setattr(module, "_LOST_MS", 3000)
     fail(store, attempt(), AT_ONCE)
     may_probe(store)
     first = attempt(1)
     assert store.breakers.ask(HOST, first).probes
     start(store, first)
-    for _ in range(20):
+    for _ in range(3):
+        store.client.hset(f"fleet:breaker:{HOST}", "probe_at_ms", 0)  # it began to try long ago
         store.deliberations.renew([first])
         assert not store.breakers.ask(HOST, attempt(2)).go
     wait_until(lambda: store.breakers.ask(HOST, attempt(2)).probes, what="another tries")

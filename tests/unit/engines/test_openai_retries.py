@@ -191,8 +191,8 @@ def test_a_retry_after_that_says_nothing_is_passed_over(server: Server, engine: 
 def test_all_tries_together_have_the_time_of_the_request(server: Server, engine: OpenAIEngine) -> None:
     server.answer = one_by_one(says(error("busy"), 503), server.drip)
     began = time.monotonic()
-    with pytest.raises(EngineTimeout, match=r"no whole answer within 0.5 s \(2 tries\)"):
-        engine.generate(ask(timeout_s=0.5))
+    with pytest.raises(EngineTimeout, match=r"no whole answer within 3 s \(2 tries\)"):
+        engine.generate(ask(timeout_s=3))
     assert time.monotonic() - began < 20
     assert server.client_left.wait(30), "the server still has its client"
 
