@@ -3,11 +3,13 @@
 import os
 from typing import Any
 
-from fleet.api import server
 from fleet.settings import settings_or_exit
 
+_settings = settings_or_exit("fleet api")  # before the Celery application reads them, which has another name
+
+from fleet.api import server  # noqa: E402
+
 server.install()
-_settings = settings_or_exit(server.PROGRAM)
 
 bind = _settings.api_bind
 worker_class = "gthread"  # a stream or a long wait takes a thread, three quarters of them at most

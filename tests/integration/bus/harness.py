@@ -117,7 +117,9 @@ class Outside:
             info is not None
             and stream is not None
             and stream.state.messages == count
-            and (info.num_pending, info.num_ack_pending) == (0, 0)
+            and (info.num_pending, info.num_ack_pending) == (0, 0)  # so it is before the durable hears of it, too
+            and info.ack_floor is not None
+            and info.ack_floor.stream_seq == count
         )
 
     def messages(self, stream: str) -> list[RawStreamMsg]:
