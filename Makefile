@@ -22,7 +22,7 @@ demo: setup ## run a real plan through a real language model on an embedded flee
 	@$(BIN)/fleet demo
 
 test: setup lint ## lint, types, import contracts and every test that needs no GPU and no vLLM
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: setup lint ## lint, types, import contracts, unit and contract tests
 	$(BIN)/pytest tests/unit tests/contract
