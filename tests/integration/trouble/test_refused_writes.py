@@ -99,11 +99,14 @@ def test_acceptance_stops_before_memory_is_full_and_what_was_accepted_ends(
     large = {"subtasks": texts, "rounds": 0, "num_agents": 1}
     away = said(bench, "worker-agents", '"valkey.away"')
     with valkey.client() as client:
+        client.setrange("ballast", 128_000_000, "x")  # the last 10 % are 14 MB
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.9 + 3_000_000))
     accepted: list[str] = []
     while (answer := bench.http.post("/v1/plans", json=new_plan(**large))).status_code == 202:
         accepted += [one["deliberation_id"] for one in answer.json()["deliberations"]]
     assert (answer.status_code, answer.json()["type"]) == (503, "/docs#problem-not-kept")
+    with valkey.client() as client:
+        client.setrange("more ballast", 6_000_000, "x")  # what is freed now is less than that
     by_nats = new_plan(**large)
     approve(bench, by_nats)
     wait_until(lambda: said(bench, "listener", "events_wait"), what="the listener waits")
@@ -113,6 +116,8 @@ def test_acceptance_stops_before_memory_is_full_and_what_was_accepted_ends(
     assert said(bench, "worker-agents", '"valkey.away"') == away
 
     valkey.accept("memory")
+    with valkey.client() as client:
+        client.delete("ballast", "more ballast")
     wait_until(lambda: pending_acks(bench) == 0, 60, "the listener acknowledged the event")
     assert bench.http.get(f"/v1/plans/{by_nats['plan_id']}").status_code == 200
     assert bench.http.get("/v1/deadletters").json()["items"] == []
