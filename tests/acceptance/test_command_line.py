@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.acceptance.conftest import RunningFleet
+from tests.harness import wait_until
 
 NewPlan = Callable[..., dict[str, Any]]
 
@@ -107,7 +108,13 @@ def test_an_unknown_id_is_a_failure_in_one_sentence(fleet: RunningFleet) -> None
 
 
 def test_councils_are_listed_with_their_agents(fleet: RunningFleet) -> None:
-    found = json.loads(fleet.cli("council", "list", "--json").stdout)["items"]
+    def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(fleet.cli("council", "list", "--json").stdout)["items"]
+        return found
+
+    # The councils are made a moment after the fleet is ready.
+    wait_until(lambda: len(listed()) == 5, 60, "the councils are made")
+    found = listed()
     assert [one["role"] for one in found] == ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
     assert sum(len(one["agents"]) for one in found) == 15
     assert "agent-data-003" in fleet.cli("council", "list").stdout
