@@ -37,7 +37,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 from redis import ConnectionPool, Redis
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
 from fleet.valkey.envelopes import Message, tagged
 
@@ -184,6 +184,7 @@ class QoS(kombu_redis.QoS):
         super().__init__(channel, prefetch_count)
         self._held: set[str] = set()
         self._unsettled: set[str] = set()  # acknowledged while ValKey was away
+        self._others = False  # whether messages of queues that are not this user's were found
         self._keeper: threading.Thread | None = None
 
     def append(self, message: virtual.Message, delivery_tag: str) -> None:
@@ -233,7 +234,16 @@ class QoS(kombu_redis.QoS):
         with self.channel.conn_or_acquire() as client:
             keys = self.channel.registry_keys[:1]
             for tag in _evaluate(client, LAPSED, keys, lease, num or RESTORE_LIMIT):
-                self.restore_by_tag(tag.decode(), client, unrenewed_s=lease)
+                self._restore_lapsed(tag.decode(), client, lease)
+
+    def _restore_lapsed(self, tag: str, client: Redis, lease: float) -> None:
+        """Leaves to others what is from a queue that this user of ValKey may not write."""
+        try:
+            self.restore_by_tag(tag, client, unrenewed_s=lease)
+        except NoPermissionError as error:
+            if not self._others:
+                logger.warning("Lapsed messages of other users' queues are left to those: %s", error)
+            self._others = True
 
     def restore_by_tag(
         self, tag: str, client: Redis | None = None, leftmost: bool = False, unrenewed_s: float = 0

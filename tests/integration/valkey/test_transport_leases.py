@@ -106,6 +106,21 @@ def test_restored_message_is_not_revived_by_its_former_holder(valkey: ValkeyServ
         assert client.hlen("unacked") == 0
 
 
+def test_lapsed_messages_of_queues_that_are_not_ones_own_stop_nobody(valkey: ValkeyServer) -> None:
+    abandon(valkey, "theirs", "own")
+    with valkey.client() as client:
+        client.hset("unacked", "tag-0", client.hget("unacked", "tag-0").replace(f'"{QUEUE}"]', '"theirs"]'))
+        client.zadd("unacked_index", {"tag-0": 0})  # the first to be looked at
+        own = [f"~{QUEUE}*", "~unacked*", "~_kombu*"]
+        client.execute_command("ACL", "SETUSER", "poor", "on", ">x", "+@all", "allchannels", *own)
+        wait_until(lambda: up_for_a_lease(valkey))
+        options = {"visibility_timeout": LEASE_S, "unacked_restore_throttle": 1}
+        url = f"redis://poor:x@127.0.0.1:{valkey.port}/0"
+        with Connection(url, transport=Transport, transport_options=options) as there:
+            there.default_channel.qos.restore_visible()
+        assert (client.llen(QUEUE), client.hkeys("unacked")) == (1, ["tag-0"])
+
+
 def test_any_number_of_workers_may_restore_at_once(valkey: ValkeyServer) -> None:
     bodies = [f"message {number:03}" for number in range(100)]
     abandon(valkey, *bodies)
