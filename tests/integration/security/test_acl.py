@@ -145,3 +145,9 @@ def test_a_user_may_not_do_what_its_kind_of_process_never_does(valkey: ValkeySer
         for command in DENIED[kind]:
             with pytest.raises(redis.ResponseError, match="permission"):
                 client.execute_command(*command.split(" "))
+
+
+@pytest.mark.parametrize(("kind", "command"), [("listener", "SET fleet:durable x"), ("flower", "LLEN agents")])
+def test_a_user_may_do_what_its_kind_of_process_does(valkey: ValkeyServer, kind: str, command: str) -> None:
+    with redis.Redis.from_url(url(valkey, kind)) as client:
+        client.execute_command(*command.split(" "))
