@@ -1,5 +1,6 @@
 """What all workers know of a server that engines ask, on a real ValKey."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,10 +150,12 @@ def test_when_the_one_that_tries_is_lost_another_does(store: Store, monkeypatch:
     first = attempt(1)
     assert store.breakers.ask(HOST, first).probes
     start(store, first)
-    for _ in range(3):
-        store.client.hset(f"fleet:breaker:{HOST}", "probe_at_ms", 0)  # it began to try long ago
-        store.deliberations.renew([first])
-        assert not store.breakers.ask(HOST, attempt(2)).go
+    # It began to try long ago, and is heard of only now.
+    store.client.hset(f"fleet:breaker:{HOST}", "probe_at_ms", 0)
+    heard_of = json.dumps({"deaths": 0, "running": {first.id: 0}})
+    store.client.hset("fleet:deliberation:d1:attempts", f"propose:0.{AGENTS[0]}", heard_of)
+    store.deliberations.renew([first])
+    assert not store.breakers.ask(HOST, attempt(2)).go
     wait_until(lambda: store.breakers.ask(HOST, attempt(2)).probes, what="another tries")
     assert not fail(store, first, AT_ONCE).changed
 
