@@ -6,6 +6,7 @@ share `valkey_server` (emptied before each test), `nats_server` and `neo4j_serve
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,8 @@ import pytest
 from tests.harness import NatsServer, Neo4jServer, Process, ValkeyServer
 
 P = TypeVar("P", bound=Process)
+
+os.environ.pop("COLUMNS", None)  # where pytest-xdist puts the width of a terminal that its workers do not have
 
 
 def _factory(make: Callable[[Path], P], folder: Path, stack: contextlib.ExitStack) -> Callable[..., P]:

@@ -166,7 +166,7 @@ def _away(fleet: SmallFleet) -> None:
     fleet.valkey.kill()
     fleet.nats.kill()
     assert fleet.api.call("GET", "/v1/plans").status == 503
-    assert fleet.api.call("GET", "/readyz").status == 503
+    wait_until(lambda: fleet.api.call("GET", "/readyz").status == 503, what="the API sees that ValKey is away")
     wait_until(lambda: "Connection refused" in fleet.worker.output(), 60)
     wait_until(lambda: "server_away" in fleet.listener.output(), 60)
     fleet.valkey.start()

@@ -195,7 +195,7 @@ def test_text_that_is_no_unicode_does_not_stop_the_others(store: Store, ear: Ear
     with streams.stream(PART, TASK, store) as on_text, streams.stream(OTHER, TASK, store) as other:
         on_text("half a character: \ud800", 1)
         other("whole", 1)
-    assert text_of(ear.end(PART)) == "half a character: ?"
+    assert text_of(ear.end(PART)) == "half a character: \N{REPLACEMENT CHARACTER}"
     assert text_of(ear.end(OTHER)) == "whole"
 
 
