@@ -109,17 +109,20 @@ class Outside:
         except (NotFoundError, TimeoutError):
             return None
 
-    def settled(self, durable: str, count: int) -> bool:
-        """True when the durable has had all `count` events of its stream, and every one is acknowledged."""
+    def settled(self, durable: str, count: int, last: int | None = None) -> bool:
+        """True when the stream has `count` events and the durable's own, up to place `last`, are acknowledged.
+
+        That none is pending is true before the durable hears of an event, too.
+        """
         info = self.consumer(durable)
         stream = self.stream("PLANNING_EVENTS")
         return (
             info is not None
             and stream is not None
             and stream.state.messages == count
-            and (info.num_pending, info.num_ack_pending) == (0, 0)  # so it is before the durable hears of it, too
+            and (info.num_pending, info.num_ack_pending) == (0, 0)
             and info.ack_floor is not None
-            and info.ack_floor.stream_seq == count
+            and info.ack_floor.stream_seq == (last or count)
         )
 
     def messages(self, stream: str) -> list[RawStreamMsg]:

@@ -28,5 +28,6 @@ def test_a_server_that_fails_is_shown_and_named_with_a_remedy_until_it_is_back(s
     wait_until(lambda: breakers.ask(HOST, TRY).probes, what="it may be tried")
     breakers.answered(HOST, TRY)
     assert "Servers that failed" not in served.cli("cluster").stdout
+    report_worker(served, "agents", "council")  # its first report is forgotten after 10 s
     code, parts = examined(served)
     assert (code, parts[f"server {HOST}"]["state"]) == (0, "answers")
