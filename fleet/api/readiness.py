@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-import redis
 from redis.exceptions import RedisError
 
 from fleet.cluster import NONE_RUNS, start_command, why_unserved
@@ -15,6 +14,7 @@ from fleet.graph import Graph
 from fleet.models import Model
 from fleet.settings import Settings
 from fleet.settings.tls import valkey_tls
+from fleet.store.base import connect_to_probe
 from fleet.store.durability import Durability
 from fleet.store.listeners import Listeners
 from fleet.store.queues import Queues
@@ -47,14 +47,7 @@ class Probe:
     def __init__(self, settings: Settings, graph: Callable[[], Graph]):
         # A client of its own: the store's waits longer and tries again, for the sake of requests.
         url = settings.valkey_url.get_secret_value()
-        self._client = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            retry=None,
-            **valkey_tls(settings),
-        )
+        self._client = connect_to_probe(url, valkey_tls(settings), _TIMEOUT_S)
         self._durability = Durability(self._client, settings.durability == "fsync")
         self._nats_enabled, self._graph = settings.nats_enabled, graph
         self._queues = (settings.agent_queue, COUNCIL_QUEUE)

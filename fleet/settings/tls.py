@@ -31,24 +31,27 @@ def _there(path: Path) -> Path:
 
 
 def _trusted(path: Path) -> Path:
+    found = _there(path)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(_there(path))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(found)
     except ssl.SSLError:
         raise ValueError(f"there is no certificate in PEM in {path}") from None
-    return _there(path)
+    return found
 
 
 def _seed(path: Path) -> Path:
-    if not re.fullmatch(r"\s*SU[A-Z2-7]{56}\s*", _there(path).read_text(errors="replace")):
+    found = _there(path)
+    if not re.fullmatch(r"\s*SU[A-Z2-7]{56}\s*", found.read_text(errors="replace")):
         raise ValueError(f"{path} is not the seed of a user's nkey, which begins with SU")
-    return _there(path)
+    return found
 
 
 def _credentials(path: Path) -> Path:
-    text = _there(path).read_text(errors="replace")
+    found = _there(path)
+    text = found.read_text(errors="replace")
     if not all(re.search(rf"-BEGIN {part}-+\s+\S+\s", text) for part in ("NATS USER JWT", "USER NKEY SEED")):
         raise ValueError(f"{path} has not both a user's JWT and the seed of its nkey, as nsc writes them")
-    return _there(path)
+    return found
 
 
 # All are checked as the settings are read, and are absolute from then on.

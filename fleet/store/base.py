@@ -65,6 +65,13 @@ def connect(url: str, tls: Mapping[str, Any] = MappingProxyType({})) -> "redis.R
     )
 
 
+def connect_to_probe(url: str, tls: Mapping[str, Any], timeout_s: float) -> "redis.Redis":
+    """A client that says soon whether the ValKey at `url` answers, and does not try again."""
+    return redis.Redis.from_url(
+        url, decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None, **tls
+    )
+
+
 def now_ms(client: "redis.Redis") -> int:
     """ValKey's clock in Unix milliseconds: the only one that all machines share, and the one that deadlines go by."""
     seconds, microseconds = cast(list[int], client.time())

@@ -20,7 +20,7 @@ from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings
 from fleet.settings.tls import valkey_tls
-from fleet.store.base import now_ms
+from fleet.store.base import connect_to_probe, now_ms
 
 _TIMEOUT_S = 3.0
 _MOST_SKEW_S = 5.0
@@ -41,15 +41,7 @@ def servers(settings: Settings) -> Iterator[Part]:
 
 def _valkey(settings: Settings) -> Iterator[Part]:
     url = settings.valkey_url.get_secret_value()
-    client = redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
-        retry=None,
-        **valkey_tls(settings),
-    )
-    with client:
+    with connect_to_probe(url, valkey_tls(settings), _TIMEOUT_S) as client:
         try:
             info: Any = client.info()
             skew_s = time.time() - now_ms(client) / 1000
