@@ -2,9 +2,10 @@
 
 import contextlib
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from random import uniform
 from typing import Any, Self, TypeVar
 
 import neo4j
@@ -53,6 +54,7 @@ class Graph:
         max_transaction_retry_s: float = 2.0,
         transaction_timeout_s: float = 30.0,
     ):
+        self._max_transaction_retry_s = max_transaction_retry_s
         self._bounded = neo4j.unit_of_work(timeout=transaction_timeout_s)
         self._driver = neo4j.GraphDatabase.driver(
             _plain(uri) if ca_file else uri,
@@ -92,9 +94,14 @@ class Graph:
             self._driver.verify_connectivity()
 
     def ensure_schema(self) -> None:
-        """Creates the constraints that are missing, and has Neo4j plan the writes, which takes a new one seconds."""
-        for label in schema.Label:
-            self._write(partial(_run, statement=schema.constraint(label)))
+        """Creates the constraints that are missing, and has Neo4j plan the writes, which takes a new one seconds.
+
+        Each constraint commits by itself: Neo4j does not end a transaction with a change of the schema when its time
+        is over, so a client that froze before its commit would hold up every other one for as long.
+        """
+        with self._translated(), self._driver.session() as session:
+            for label in schema.Label:
+                self._create_constraint(session, label)
         self._write(writer.prepare)
 
     def record_decisions(
@@ -139,6 +146,19 @@ class Graph:
         """Where the story's newest transition led; None when none is recorded."""
         return self._read(lambda tx: reader.phase(tx, story_id))
 
+    def _create_constraint(self, session: neo4j.Session, label: schema.Label) -> None:
+        """Tries again what the driver does only for explicit transactions: two that create it at once can deadlock."""
+        give_up_at = time.monotonic() + self._max_transaction_retry_s
+        while True:
+            try:
+                session.run(schema.constraint(label)).consume()
+            except exceptions.TransientError:
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(uniform(0.05, 0.25))
+            else:
+                return
+
     def _write(self, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
         with self._translated(), self._driver.session() as session:
             return session.execute_write(self._bounded(work))
@@ -167,10 +187,6 @@ def _trusting(ca_file: Path | None) -> dict[str, Any]:
     if ca_file is None:
         return {}
     return {"encrypted": True, "trusted_certificates": neo4j.TrustCustomCAs(str(ca_file))}
-
-
-def _run(tx: neo4j.ManagedTransaction, statement: str) -> None:
-    tx.run(statement).consume()
 
 
 def _is_outage(error: Any) -> bool:

@@ -58,16 +58,21 @@ class RunningFleet:
 
     def final(self, id: str, timeout_s: float = 60.0) -> dict[str, Any]:
         """The deliberation, once it is final."""
+        seen: dict[str, Any] = {}
 
         def look() -> dict[str, Any] | None:
             try:
                 answer = self.http.get(f"/v1/deliberations/{id}", params={"wait": 5})
             except (httpx2.TransportError, OSError, ValueError):
                 return None
-            found: dict[str, Any] = answer.json()
-            return found if answer.status_code == 200 and found["status"] in FINAL else None
+            seen.update(answer.json())
+            return seen if answer.status_code == 200 and seen["status"] in FINAL else None
 
-        found = wait_until(look, timeout_s, f"deliberation {id} is final")
+        try:
+            found = wait_until(look, timeout_s, f"deliberation {id} is final")
+        except AssertionError as error:
+            error.add_note(f"seen last: {seen}")
+            raise
         assert found is not None
         return found
 

@@ -1,4 +1,4 @@
-"""A writer in a process of its own that sends itself a signal in the middle of its transaction.
+"""A writer in a process of its own that sends itself a signal in the middle of its work.
 
 Forked by multiprocessing's fork server, which has one thread: a fork of the process that runs the tests could inherit
 a lock that one of its many threads holds.
@@ -21,15 +21,23 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["fleet.graph", "tests.integration.graph.dying_writer"])
 
 
-def start_writer(
-    server: Neo4jServer, method: str, arguments: tuple[Any, ...], number: int, at: int, **options: float
-) -> BaseProcess:
-    """Starts a process that calls a method of a Graph, with the signal `number` before its statement `at`.
+Calls = tuple[tuple[type, str], ...]
+STATEMENTS: Calls = ((neo4j.ManagedTransaction, "run"), (neo4j.ManagedTransaction, "_commit"))  # the commit is the last
+RESULTS: Calls = ((neo4j.Result, "consume"),)  # its statement was sent
 
-    The commit is the last statement.
-    """
+
+def start_writer(
+    server: Neo4jServer,
+    method: str,
+    arguments: tuple[Any, ...],
+    number: int,
+    at: int,
+    calls: Calls = STATEMENTS,
+    **options: float,
+) -> BaseProcess:
+    """Starts a process that calls a method of a Graph, with the signal `number` before the `at`-th of the `calls`."""
     login = (server.uri, server.user, server.password)
-    process = _CONTEXT.Process(target=_write, args=(login, options, method, arguments, number, at))
+    process = _CONTEXT.Process(target=_write, args=(login, options, method, arguments, number, at, calls))
     process.start()
     return process
 
@@ -41,18 +49,19 @@ def _write(
     arguments: tuple[Any, ...],
     number: int,
     at: int,
+    calls: Calls,
 ) -> None:
-    statements = itertools.count(1)
+    made = itertools.count(1)
 
     def counted(function: Callable[..., T]) -> Callable[..., T]:
         def call(*arguments: Any, **parameters: Any) -> T:
-            if next(statements) == at:
+            if next(made) == at:
                 os.kill(os.getpid(), number)
             return function(*arguments, **parameters)
 
         return call
 
-    for name in ("run", "_commit"):
-        setattr(neo4j.ManagedTransaction, name, counted(getattr(neo4j.ManagedTransaction, name)))
+    for owner, name in calls:
+        setattr(owner, name, counted(getattr(owner, name)))
     with Graph(*login, **options) as graph:
         getattr(graph, method)(*arguments)

@@ -1,10 +1,12 @@
 """Writers that die, freeze or meet: the graph has all of a record, once, or nothing of it."""
 
+import contextlib
 import itertools
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ from fleet.graph.schema import Label
 from fleet.models import StoredPlan, StoryPhase, Subtask
 from tests.harness import Neo4jServer, wait_until
 from tests.integration.graph.dump import everything, query, targets
-from tests.integration.graph.dying_writer import start_writer
+from tests.integration.graph.dying_writer import RESULTS, start_writer
 from tests.integration.graph.test_transitions import step
 from tests.unit.graph import samples
 
@@ -69,15 +71,38 @@ def test_a_writer_that_freezes_holds_its_locks_no_longer_than_a_transaction_may_
     graph: Graph, neo4j_empty: Neo4jServer
 ) -> None:
     decision = samples.decision(None)
-    writer = start_writer(neo4j_empty, "record_decisions", ([decision],), signal.SIGSTOP, 3, transaction_timeout_s=1)
-    try:
-        frozen = psutil.Process(writer.pid)
-        wait_until(lambda: frozen.status() == psutil.STATUS_STOPPED, what="the writer is frozen")
+    writer = start_writer(neo4j_empty, "record_decisions", ([decision],), signal.SIGSTOP, 3, transaction_timeout_s=5)
+    with frozen(writer):
         assert graph.record_decisions([decision]) == (decision.deliberation_id,)
+    assert graph.decision(decision.deliberation_id) == decision
+
+
+@pytest.mark.parametrize("at", [1, len(Label), len(Label) + 1])
+def test_a_worker_that_freezes_while_it_makes_the_schema_holds_nobody_up(
+    graph: Graph, neo4j_server: Neo4jServer, at: int
+) -> None:
+    drop_constraints(neo4j_server)
+    writer = start_writer(neo4j_server, "ensure_schema", (), signal.SIGSTOP, at, RESULTS)
+    with ThreadPoolExecutor() as pool, frozen(writer):
+        pool.submit(graph.ensure_schema).result(20)
+    assert len(query(neo4j_server, "SHOW CONSTRAINTS")) == len(Label)
+
+
+@contextlib.contextmanager
+def frozen(writer: BaseProcess) -> Iterator[None]:
+    """Once the writer has stopped; it is killed afterwards."""
+    try:
+        process = psutil.Process(writer.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, what="the writer is frozen")
+        yield
     finally:
         writer.kill()
         writer.join(10)
-    assert graph.decision(decision.deliberation_id) == decision
+
+
+def drop_constraints(server: Neo4jServer) -> None:
+    for row in query(server, "SHOW CONSTRAINTS YIELD name"):
+        query(server, f"DROP CONSTRAINT {row['name']}")
 
 
 def at_once(*works: Callable[[], T]) -> list[T]:
@@ -190,8 +215,7 @@ def test_a_storys_phase_is_that_of_its_newest_transition_however_many_write(grap
 
 
 def test_every_label_has_unique_ids_however_many_create_the_schema(graph: Graph, neo4j_server: Neo4jServer) -> None:
-    for row in query(neo4j_server, "SHOW CONSTRAINTS YIELD name"):
-        query(neo4j_server, f"DROP CONSTRAINT {row['name']}")
+    drop_constraints(neo4j_server)
 
     at_once(*[graph.ensure_schema] * WRITERS)
     graph.ensure_schema()
