@@ -9,7 +9,7 @@ from fleet.store.base import Scripts, connect
 from fleet.store.breakers import Breakers
 from fleet.store.councils import Councils
 from fleet.store.deadletters import DeadLetters
-from fleet.store.deliberations import RECORD, Attempt, Deliberations, Part, PartStart, Sealed
+from fleet.store.deliberations import GRAPH_RETRY_MS, RECORD, Attempt, Deliberations, Part, PartStart, Sealed
 from fleet.store.durability import Durability
 from fleet.store.eventlog import EventLog, LoggedEvent
 from fleet.store.idempotency import Idempotency
@@ -22,7 +22,17 @@ from fleet.store.submissions import Submissions
 from fleet.store.tokens import Tokens
 from fleet.store.workers import Workers
 
-__all__ = ["RECORD", "Attempt", "ListenerState", "LoggedEvent", "Part", "PartStart", "Sealed", "Store"]
+__all__ = [
+    "GRAPH_RETRY_MS",
+    "RECORD",
+    "Attempt",
+    "ListenerState",
+    "LoggedEvent",
+    "Part",
+    "PartStart",
+    "Sealed",
+    "Store",
+]
 
 
 class Store:

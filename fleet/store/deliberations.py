@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis
 
@@ -29,6 +29,7 @@ from fleet.store.base import (
 )
 from fleet.store.eventlog import EventLog, flatten
 
+GRAPH_RETRY_MS = 5_000  # until a decision that waits for Neo4j is due again
 RECORD = "record"
 _LONGEST_BLOCK_MS = 5_000
 _DEAD_AFTER_MS = 6_000  # half of the lease after which the broker hands a message to somebody else
@@ -49,6 +50,16 @@ class PartStart:
     sets_deadline: bool = False
     deaths: int = 0
     history: tuple[Death, ...] = ()
+
+
+class CouncilStart(NamedTuple):
+    """Whether a task of the council is to run ("run"), was in more `deaths` than the caller knew of ("suspect"), has to
+    leave it to another one after which it is due again ("busy"), died too often ("exhausted") or is too late ("over").
+    """
+
+    verdict: str
+    deaths: int
+    history: tuple[Death, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +174,16 @@ class Deliberations:
             _deaths(history),
         )
 
-    def start_council(self, attempt: Attempt, most_deaths: int) -> tuple[str, tuple[Death, ...]]:
-        """Asks whether a task of the council may work on a deliberation, and how those before it died.
+    def start_council(self, attempt: Attempt, most_deaths: int, *, deaths: int = 0) -> CouncilStart:
+        """Asks whether a task of the council may work on a deliberation. `deaths` is how many the caller knows of.
 
-        "run", "busy" (another one works on it, and it is due again), "exhausted", or "over" when there is nothing left
-        to do. Its attempt is renewed and given back as a part's is; its deaths are counted until the step is left.
+        Its attempt is renewed and given back as a part's is; its deaths are counted until the step is left.
         """
         id = attempt.part.deliberation_id
         keys = [deliberation_key(id), attempts_key(id), base.DUE]
-        verdict, history = self._scripts.run("start_council", keys, [id, attempt.id, most_deaths, _DEAD_AFTER_MS])
-        return verdict, _deaths(history)
+        args = [id, attempt.id, most_deaths, deaths, _DEAD_AFTER_MS]
+        verdict, found, history = self._scripts.run("start_council", keys, args)
+        return CouncilStart(verdict, found, _deaths(history))
 
     def renew(self, attempts: Sequence[Attempt], leaving: bool = False) -> set[Attempt]:
         """Says that these attempts run, or that their worker is about to end; returns those nobody wants any more."""
@@ -275,9 +286,12 @@ class Deliberations:
         """The time that all deadlines go by."""
         return base.now_ms(self._client)
 
-    def take_due(self, lease_ms: int = 15_000, most: int = 100) -> list[str]:
-        """Deliberations somebody has to advance, handed out with a lease."""
-        ids: list[str] = self._scripts.run("take_due", [base.DUE], [lease_ms, most])
+    def take_due(self, lease_ms: int = 15_000, most: int = 100, one_of: str = "") -> list[str]:
+        """Deliberations somebody has to advance, handed out with a lease.
+
+        Only one of those in the step `one_of`; the others are due again in `GRAPH_RETRY_MS`.
+        """
+        ids: list[str] = self._scripts.run("take_due", [base.DUE], [lease_ms, most, one_of, GRAPH_RETRY_MS])
         return ids
 
     def due_at(self, id: str, in_ms: int) -> None:

@@ -12,14 +12,13 @@ from fleet.dispatch import ADVANCE, CLOSE_STEP
 from fleet.errors import Conflict, Unavailable
 from fleet.events import DecisionAdded, DeliberationFinished, DeliberationStepped, about
 from fleet.models import Answer, Checks, Death, Decision, Status, Task
-from fleet.store import RECORD, Attempt, Part, Sealed
+from fleet.store import GRAPH_RETRY_MS, RECORD, Attempt, Part, Sealed
 from fleet.tasks.deaths import counted
 from fleet.tasks.graph import graph, one_tries
 from fleet.tasks.process import patient, runtime
 
 log = structlog.get_logger(__name__)
 
-GRAPH_RETRY_MS = 5_000
 DECIDING_ATTEMPTS = 3
 
 

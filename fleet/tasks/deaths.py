@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 import structlog
 
 from fleet.models import Death, Task
-from fleet.store import Attempt, Part
+from fleet.store import Attempt, Part, Store
 from fleet.tasks.cancellations import cancellations
 from fleet.tasks.process import patient, runtime
+from fleet.tasks.suspects import suspects
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +29,24 @@ def give_up(part: Part, task: Task, deaths: Sequence[Death]) -> str:
 def counted(attempt: Attempt) -> Iterator[tuple[str, tuple[Death, ...]]]:
     """Whether a task of the council is to run ("run", else "busy" or "exhausted"), and the deaths before it.
 
-    While the block lasts a death of this process is one of the deliberation's.
+    While the block lasts a death of this process is one of the deliberation's. It waits until `suspects` lets it run.
     """
-    store = runtime().store
-    verdict, deaths = store.deliberations.start_council(attempt, runtime().settings.part_deaths)
-    if verdict != "run":
-        yield ("run" if verdict == "over" else verdict), deaths
-        return
+    store, most = runtime().store, runtime().settings.part_deaths
+    deaths = 0
+    while True:
+        with suspects.admitted(deaths, most, lambda: True):
+            start = store.deliberations.start_council(attempt, most, deaths=deaths)
+            if start.verdict != "suspect":
+                with _given_back(attempt, store) if start.verdict == "run" else contextlib.nullcontext():
+                    yield ("run" if start.verdict == "over" else start.verdict), start.history
+                return
+        deaths = start.deaths
+
+
+@contextlib.contextmanager
+def _given_back(attempt: Attempt, store: Store) -> Iterator[None]:
     try:
         with cancellations.of(attempt, store):
-            yield verdict, deaths
+            yield
     finally:
         store.deliberations.give_back(attempt, died=False)

@@ -51,6 +51,11 @@ class OneTries:
         self._away: Unavailable | None = None
         self._tried_at = -math.inf
 
+    @property
+    def away(self) -> bool:
+        """Whether the last try failed."""
+        return self._away is not None
+
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """Around a try. Raises: Unavailable, the last try's when another thread tries already."""

@@ -15,7 +15,8 @@ from fleet.dispatch import ADVANCE, COUNCIL_QUEUE, Dispatcher, lanes
 from fleet.errors import Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings, get_settings
-from fleet.store import Part, Store
+from fleet.store import RECORD, Part, Store
+from fleet.tasks.graph import one_tries
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +86,8 @@ class Watch:
     def once(self) -> None:
         if self._rounds == 0:
             self._dispatcher.ensure_councils()
-        for id in self._store.deliberations.take_due():
+        # One finds out whether Neo4j is back. If all did, they would keep the processors from starting it.
+        for id in self._store.deliberations.take_due(one_of=RECORD if one_tries.away else ""):
             self._app.send_task(ADVANCE, args=(id,), queue=COUNCIL_QUEUE)
             log.info("watchdog.advance", deliberation_id=id)
         for lane in self._lanes():

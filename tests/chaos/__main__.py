@@ -1,4 +1,4 @@
-"""One run, its table, and its rows in benchmarks/results/chaos.json; exit 1 when anything is wrong."""
+"""One run, its table, and its rows in benchmarks/results/chaos-SEED.json; exit 1 when anything is wrong."""
 
 import argparse
 import secrets
@@ -27,7 +27,9 @@ def main() -> int:
     print(summary(result))
     counts = {kind: result.findings.count(kind) for kind in ("lost", "doubled", "late")}
     tried = {"seed": plan.seed, "deliberations": result.deliberations, "seconds": round(result.seconds), **counts}
-    _report.write("chaos", result.rows(), **tried)
+    tried |= {"faults": len(result.faults), "repeated": result.repeated, "misbehaved": result.misbehaved}
+    tried |= {"gap_s": plan.gap_s, "rate": plan.rate}
+    _report.write(f"chaos-{plan.seed}", result.rows(), **tried)
     return 1 if result.findings.found else 0
 
 

@@ -70,7 +70,7 @@ class Faults:
     def run(self, least: int, gap_s: float, enough: Callable[[], bool]) -> None:
         """Runs whole rounds, each kind once in each, `gap_s` apart in the mean; a rolling restart goes on beside it."""
         over = threading.Event()
-        rolling = threading.Thread(target=self._roll, args=(over,), daemon=True)
+        rolling = threading.Thread(target=self._roll, args=(gap_s, over), daemon=True)
         rolling.start()
         rounds = 0
         while rounds < least or not enough():
@@ -160,11 +160,11 @@ class Faults:
         pick = random.Random(self._random.random())
         self._after(0, lambda: self._load.repeat(pick, reordered=kind.endswith("reordered")))
 
-    def _roll(self, over: threading.Event) -> None:
-        """SIGTERM to one process after the other, the next one when the last is ready again; each once or more."""
+    def _roll(self, gap_s: float, over: threading.Event) -> None:
+        """SIGTERM to one process after the other, `gap_s` after the last one is ready again; each once or more."""
         names = [name for group in TARGETS.values() for name in group]
         for number, name in enumerate(itertools.cycle(names)):
-            if number >= len(names) and over.is_set():
+            if number >= len(names) and over.wait(gap_s):
                 return
             self._restart(name)
 

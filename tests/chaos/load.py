@@ -83,7 +83,7 @@ class Load:
         for hand in hands:
             hand.start()
         due, count = time.monotonic(), 0
-        while count < wanted or not over.is_set():
+        while (count < wanted or not over.is_set()) and not self.given_up.is_set():
             due = max(due + 1 / rate, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
             if count - ended() > most:

@@ -98,8 +98,10 @@ class Run:
             loading = pool.submit(self._load.run, *arguments)
             try:
                 self._faults.run(plan.least, plan.gap_s, lambda: len(self.ids) >= plan.wanted)
-            finally:
-                over.set()
+            except BaseException:  # Ctrl-C too
+                self._load.given_up.set()
+                raise
+            over.set()
             self._wait_for_ends(loading)
         loading.result()
         with contextlib.suppress(AssertionError):  # what is left then is a finding

@@ -68,9 +68,9 @@ def subjects(store: Store) -> list[str]:
     return [event.subject for event in store.events.read("0", 1000)]
 
 
-def decide(store: Store) -> None:
-    assert store.deliberations.seal_step("d1", PROPOSE)
-    assert store.deliberations.enter_step("d1", PROPOSE, RECORD, stepped(RECORD), decision())
+def decide(store: Store, id: str = "d1") -> None:
+    assert store.deliberations.seal_step(id, PROPOSE)
+    assert store.deliberations.enter_step(id, PROPOSE, RECORD, stepped(RECORD), decision(id))
 
 
 def finish(store: Store) -> bool:
@@ -180,20 +180,30 @@ def test_one_task_of_the_council_works_on_a_deliberation_until_it_dies_or_ends(s
     assert begin(second, 3)[0] == "busy"
     assert store.client.zscore("fleet:due", "d1") is not None
     store.deliberations.give_back(first, died=False)
-    assert begin(second, 3) == ("run", ())
+    assert begin(second, 3) == ("run", 0, ())
 
 
 def test_the_deaths_of_a_council_are_forgotten_with_the_step_that_they_were_in(store: Store) -> None:
     accepted(store)
     one = Attempt(Part.of_council("d1"), "council@vm/11/token")
-    for _ in range(3):
-        assert store.deliberations.start_council(one, 3)[0] == "run"
+    for known in range(3):
+        assert store.deliberations.start_council(one, 3, deaths=known).verdict == "run"
         store.deliberations.give_back(one, died=True)
-    verdict, deaths = store.deliberations.start_council(one, 3)
-    assert (verdict, len(deaths)) == ("exhausted", 3)
+    start = store.deliberations.start_council(one, 3)
+    assert (start.verdict, len(start.history)) == ("exhausted", 3)
     store.deliberations.seal_step("d1", PROPOSE)
     store.deliberations.enter_step("d1", PROPOSE, "vote:0", DeliberationStepped(status="x", step="vote:0", **about()))
-    assert store.deliberations.start_council(one, 3) == ("run", ())
+    assert store.deliberations.start_council(one, 3) == ("run", 0, ())
+
+
+def test_a_task_of_the_council_that_was_in_a_death_runs_only_where_that_is_known(store: Store) -> None:
+    accepted(store)
+    one = Attempt(Part.of_council("d1"), "council@vm/11/token")
+    store.deliberations.start_council(one, 3)
+    store.deliberations.give_back(one, died=True)
+    found = store.deliberations.start_council(one, 3)
+    assert (found.verdict, found.deaths) == ("suspect", 1)
+    assert store.deliberations.start_council(one, 3, deaths=1).verdict == "run"
 
 
 def test_a_part_that_was_in_a_death_runs_only_where_that_is_known(store: Store) -> None:
@@ -321,6 +331,26 @@ def test_what_was_accepted_and_never_dispatched_becomes_due(store: Store, valkey
     store.deliberations.settle("d1")
     valkey_server.client().zincrby("fleet:due", 0, "d2")
     assert store.deliberations.take_due() == ["d2"]
+
+
+def test_of_those_that_wait_for_the_graph_one_is_handed_out_while_it_is_away(
+    store: Store, valkey_server: ValkeyServer
+) -> None:
+    waiting = ["d1", "d2", "d3"]
+    for id in [*waiting, "d4"]:
+        accepted(store, id)
+        store.deliberations.due_at(id, 0)
+    for id in waiting:
+        decide(store, id)
+        store.deliberations.due_at(id, 0)
+    handed_out = store.deliberations.take_due(one_of=RECORD)
+    assert "d4" in handed_out
+    assert len(handed_out) == 2
+    assert store.deliberations.take_due() == []
+    valkey_server.client().eval(
+        "for _, id in ipairs(ARGV) do redis.call('ZINCRBY', 'fleet:due', -5000, id) end", 0, *waiting
+    )
+    assert len(store.deliberations.take_due()) == 2, "the others are due again, the one that was handed out has a lease"
 
 
 def test_a_part_that_neither_waits_nor_runs_is_lost_only_after_its_age(store: Store) -> None:

@@ -13,7 +13,9 @@ from fleet.models import Answer, Role, Status, Task
 from fleet.settings import Settings
 from fleet.store import RECORD, Attempt, Part, Store
 from fleet.tasks import council, process
+from fleet.tasks.deaths import counted
 from fleet.tasks.runtime import Runtime
+from fleet.tasks.suspects import suspects
 from tests.harness import ValkeyServer
 
 AGENT = "agent-dev-001"
@@ -96,6 +98,20 @@ def test_a_step_that_is_over_while_another_task_is_at_the_deliberation_stays_due
     where = store.deliberations.where("d1")
     assert where is not None
     assert where.sealed
+
+
+def test_a_task_that_is_one_death_from_being_given_up_runs_alone(store: Store) -> None:
+    answered(store)
+    one = Attempt(Part.of_council("d1"), "a1")
+    for known in range(2):
+        store.deliberations.start_council(one, 3, deaths=known)
+        store.deliberations.give_back(one, died=True)
+    with counted(one) as (verdict, deaths):
+        assert (verdict, len(deaths)) == ("run", 2)
+        with suspects.admitted(0, 3, lambda: False) as bystander:
+            assert not bystander
+    with suspects.admitted(0, 3, lambda: False) as bystander:
+        assert bystander
 
 
 def test_a_task_waits_for_a_valkey_that_is_away(new_valkey: Callable[..., ValkeyServer]) -> None:

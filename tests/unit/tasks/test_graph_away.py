@@ -53,7 +53,9 @@ def test_as_long_as_it_is_there_all_write_at_once(pool: ThreadPoolExecutor) -> N
 
 def test_after_a_try_that_failed_the_next_one_may_try() -> None:
     tries = OneTries()
+    assert not tries.away
     with pytest.raises(Unavailable):
         fail(tries)
+    assert tries.away
     with pytest.raises(ZeroDivisionError), tries.here():
         raise ZeroDivisionError
