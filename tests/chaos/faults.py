@@ -164,7 +164,7 @@ class Faults:
         """SIGTERM to one process after the other, `gap_s` after the last one is ready again; each once or more."""
         names = [name for group in TARGETS.values() for name in group]
         for number, name in enumerate(itertools.cycle(names)):
-            if number >= len(names) and over.wait(gap_s):
+            if over.wait(gap_s) and number >= len(names):
                 return
             self._restart(name)
 

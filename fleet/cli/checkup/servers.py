@@ -16,11 +16,12 @@ from fleet.bus.process import login
 from fleet.bus.servers import NATS_ERRORS
 from fleet.bus.streams import STREAMS, compare
 from fleet.cli.checkup.part import Part
-from fleet.errors import Unavailable
+from fleet.errors import NotKept, Unavailable
 from fleet.graph import Graph
 from fleet.settings import Settings
 from fleet.settings.tls import valkey_tls
 from fleet.store.base import connect_to_probe, now_ms
+from fleet.store.durability import Durability
 
 _TIMEOUT_S = 3.0
 _MOST_SKEW_S = 5.0
@@ -54,6 +55,8 @@ def _valkey(settings: Settings) -> Iterator[Part]:
         except redis.RedisError as error:
             yield _unreached("valkey", _place(url), str(error))
             return
+        if settings.durability == "fsync":
+            yield _valkey_durability(client)
     yield from _valkey_settings(info)
     remedy = "set the clocks of all machines by NTP: events and logs carry this machine's times"
     yield Part("clock", abs(skew_s) <= _MOST_SKEW_S, f"{skew_s:+.0f} s from ValKey's", remedy)
@@ -70,6 +73,15 @@ def _valkey_settings(info: dict[str, Any]) -> Iterator[Part]:
     policy = str(info.get("maxmemory_policy", "noeviction"))
     remedy = "set `maxmemory-policy noeviction`: a full server deletes work otherwise"
     yield Part("valkey maxmemory-policy", policy == "noeviction", policy, remedy)
+
+
+def _valkey_durability(client: "redis.Redis") -> Part:
+    remedy = "set `appendonly yes` and `appendfsync always` in ValKey's configuration, or FLEET_DURABILITY=everysec"
+    try:
+        Durability(client, wanted=True).check()
+    except (NotKept, redis.RedisError) as error:
+        return Part("valkey durability", False, str(error), remedy)
+    return Part("valkey durability", True, "fsync", remedy)
 
 
 async def _nats(settings: Settings) -> list[Part]:

@@ -152,6 +152,10 @@ FAULTS: dict[str, tuple[Callable[[Places], Env], str, str, str]] = {
     "ValKey's memory": (
         lambda at: {"FLEET_VALKEY_URL": at.careless.url}, "valkey maxmemory-policy", "allkeys-lru", "noeviction",
     ),
+    "ValKey's disk": (
+        lambda at: {"FLEET_VALKEY_URL": at.valkey.url, "FLEET_DURABILITY": "fsync"},
+        "valkey durability", "appendfsync everysec", "appendfsync always",
+    ),
     "old Redis": (
         lambda at: {"FLEET_VALKEY_URL": f"redis://127.0.0.1:{at.old_redis}/0"},
         "valkey server", "Redis 6.0.9", "7.0 or newer",
