@@ -1,6 +1,8 @@
 """Who may call the API: the bearer of a key, for what its scopes cover.
 
-Without a configured key, this machine only: without any key to do everything, with one to do what that one may.
+Without a configured key, callers on this machine only: without any key to do everything, with one to do what that one
+may. A proxy's callers are strangers even if the proxy is here, and so is a web page that gave this machine a name of
+its own (DNS rebinding).
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import hmac
 import ipaddress
 import time
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from flask import request
 from redis.exceptions import RedisError
@@ -19,6 +22,7 @@ from fleet.api.services import services
 from fleet.settings import Settings
 from fleet.store.keys import Keys, Scope
 
+_FROM_PROXIES = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 _REALM = 'Bearer realm="fleet"'
 
 
@@ -37,14 +41,27 @@ LOCAL = Caller("local", (Scope.ADMIN,))
 def authenticate(settings: Settings) -> Caller:
     """The caller. A key that is presented is always checked; the configured one needs no ValKey.
 
-    Raises: Refused (401 no or wrong key, 403 no key configured and the caller is on another machine).
+    Raises: Refused (401 no or wrong key, 403 no key configured and the caller may be on another machine).
     """
     configured = settings.api_key.get_secret_value()
-    if not configured and not is_local(request.remote_addr or ""):
-        raise Refused(problems.FORBIDDEN, "without a configured key, the API answers callers on its own machine only")
+    if not configured and not _from_here():
+        detail = "without a configured key, the API answers callers on its own machine only, and no proxy's"
+        raise Refused(problems.FORBIDDEN, detail)
     if configured or "Authorization" in request.headers:
         return _bearer(configured)
     return LOCAL
+
+
+def _from_here() -> bool:
+    through_proxy = any(header in request.headers for header in _FROM_PROXIES)
+    return is_local(request.remote_addr or "") and is_local(_asked_host()) and not through_proxy
+
+
+def _asked_host() -> str:
+    try:
+        return urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    except ValueError:
+        return "no host"
 
 
 def _bearer(configured: str) -> Caller:

@@ -45,9 +45,28 @@ def test_without_a_configured_key_only_this_machine_is_answered(settings: Settin
     client = create_app(settings.model_copy(update={"api_key": type(settings.api_key)("")})).test_client()
     assert client.get("/v1/plans").status_code == 200
     assert client.get("/v1/plans", environ_base={"REMOTE_ADDR": "::1"}).status_code == 200
+    assert client.get("/v1/plans", headers={"Host": "[::1]:8000"}).status_code == 200
     answer = client.get("/v1/plans", environ_base={"REMOTE_ADDR": "10.0.0.7"})
     assert answer.status_code == 403
     assert answer.mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "10.0.0.7"},
+        {"Forwarded": "for=10.0.0.7"},
+        {"Via": "1.1 proxy"},
+        {"Host": "rebound.example"},
+        {"Host": "127.0.0.1.rebound.example:8000"},
+        {"Host": "[::1"},
+    ],
+)
+def test_without_a_configured_key_what_a_proxy_or_a_foreign_page_sends_is_refused(
+    settings: Settings, headers: dict[str, str]
+) -> None:
+    client = create_app(settings.model_copy(update={"api_key": type(settings.api_key)("")})).test_client()
+    assert client.get("/v1/plans", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/plans/", "/v1//plans", "/v1/plans/a/b", "/v1/plans/%00"])
