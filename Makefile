@@ -33,8 +33,9 @@ test-vllm: .venv-vllm/installed ## the tests of the GPU workers, on vLLM's build
 	@$(VLLM_BIN)/python -m workers.gpu.smollm2
 	$(VLLM_BIN)/pytest tests/vllm
 
-chaos: setup ## N=10000 SEED=1: a fleet under load while everything in it is killed, stopped and misled; audits every deliberation
-	@$(BIN)/python -m tests.chaos $(if $(N),--deliberations $(N)) $(if $(SEED),--seed $(SEED))
+chaos: setup ## N=10000 SEED=1 RATE=15 GAP=12: a fleet under load while everything in it is killed, stopped and misled; audits every deliberation
+	@$(BIN)/python -m tests.chaos $(if $(N),--deliberations $(N)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(RATE),--rate $(RATE)) $(if $(GAP),--gap $(GAP))
 
 lint: .venv/installed ## lint, types and import contracts alone
 	$(BIN)/ruff check .

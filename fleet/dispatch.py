@@ -148,7 +148,7 @@ class Dispatcher:
                 break
         with contextlib.suppress(RedisError, OperationalError):  # it is cancelled and due: the watchdog does the rest
             self.set_deadline(id, found.step, 0)  # its chord ends with what it has
-            self._send(CLOSE_STEP, id, RECORD)
+            self._app.send_task(CLOSE_STEP, args=([], id, RECORD), queue=COUNCIL_QUEUE)
 
     def replay(self, task: Task, idempotency_key: str | None = None) -> str:
         """Accepts the task of a deliberation once more, as a new one; the same key makes one only. Returns its id."""
@@ -184,13 +184,11 @@ class Dispatcher:
         self._publish(task, part.step, [(agents.index(part.agent_id), part.agent_id)])
 
     def advance(self, id: str) -> None:
-        """Does whatever a deliberation waits for, short of what takes time; the watchdog calls it for what is due."""
+        """Opens the step that a deliberation has entered, if that was left undone."""
         store = self._store.deliberations
         where = store.where(id)
         if where is None or where.recorded:
             store.settle(id)
-        elif where.sealed or where.step == RECORD:
-            self._send(CLOSE_STEP, id, where.step)
         else:
             task = store.task(id)
             self.open_step(task, where.step, participants(task, where.step, store.answers(id)))
@@ -314,9 +312,6 @@ class Dispatcher:
         options |= {"chord_deadline": self._settings.queue_ttl_s, "chord_partial": True, "headers": telemetry.carried()}
         signature: Signature = self._app.signature(CLOSE_STEP, args=(id, step), options=options)
         return signature
-
-    def _send(self, name: str, id: str, step: str) -> None:
-        self._app.send_task(name, args=([], id, step), queue=COUNCIL_QUEUE)
 
 
 def _group_id(id: str, step: str) -> str:

@@ -286,7 +286,7 @@ class Deliberations:
         """The time that all deadlines go by."""
         return base.now_ms(self._client)
 
-    def take_due(self, lease_ms: int = 15_000, most: int = 100, one_of: str = "") -> list[str]:
+    def take_due(self, lease_ms: int = 30_000, most: int = 100, one_of: str = "") -> list[str]:
         """Deliberations somebody has to advance, handed out with a lease.
 
         Only one of those in the step `one_of`; the others are due again in `GRAPH_RETRY_MS`.

@@ -29,9 +29,7 @@ def close_step(parts: list[Any], deliberation_id: str, step: str) -> None:  # no
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id, step=step)
     with counted(_attempt(deliberation_id, close_step.request)) as (verdict, deaths):
         if verdict == "run":
-            if step != RECORD:
-                _close(deliberation_id, step)
-            record(deliberation_id)
+            _finish_step(deliberation_id, step)
         elif verdict == "exhausted":
             _give_up(deliberation_id, deaths)
         elif step != RECORD:  # another task is at it and cannot know that the step is over: its chord is done with this
@@ -45,9 +43,24 @@ def advance(deliberation_id: str) -> None:
     structlog.contextvars.bind_contextvars(deliberation_id=deliberation_id)
     with counted(_attempt(deliberation_id, advance.request)) as (verdict, deaths):
         if verdict == "run":
-            runtime().dispatcher.advance(deliberation_id)
+            _advance(deliberation_id)
         elif verdict == "exhausted":
             _give_up(deliberation_id, deaths)
+
+
+def _advance(id: str) -> None:
+    where = runtime().store.deliberations.where(id)
+    if where and not where.recorded and (where.sealed or where.step == RECORD):
+        structlog.contextvars.bind_contextvars(step=where.step)
+        _finish_step(id, where.step)
+    else:
+        runtime().dispatcher.advance(id)
+
+
+def _finish_step(id: str, step: str) -> None:
+    if step != RECORD:
+        _close(id, step)
+    record(id)
 
 
 def _attempt(id: str, request: Any) -> Attempt:
