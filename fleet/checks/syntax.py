@@ -2,6 +2,7 @@
 
 import ast
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ _ALIASES = {"py": "python", "pyi": "python", "python3": "python", "yml": "yaml"}
 # Characters. PyYAML's parser in Python reads some 100,000 in a second; it is the one that survives deep nesting.
 MAX_CHARS = {"python": 200_000, "json": 1_000_000, "yaml": 100_000}
 _SHOWN = 200
+# CPython before 3.13 counts the depth of the trees of all threads together, and raises SystemError (gh-106905).
+_ONE_TREE = threading.Lock()
 
 
 def lint(content: Mapping[str, Any]) -> LintCheck | None:
@@ -72,4 +75,9 @@ def _parse_yaml(code: str) -> None:
         pass
 
 
-_PARSERS: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": _parse_json, "yaml": _parse_yaml}
+def _parse_python(code: str) -> None:
+    with _ONE_TREE:
+        ast.parse(code)
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {"python": _parse_python, "json": _parse_json, "yaml": _parse_yaml}

@@ -30,6 +30,9 @@ OUTAGES = (
 OUTAGE_CODES = tuple(f"Neo.ClientError.{kind}." for kind in ("Security", "Transaction", "Database"))
 
 
+INDEX_IN_THE_WAY = "Neo.ClientError.Schema.IndexWithNameAlreadyExists"
+
+
 class Graph:
     """Fleet's permanent record in one Neo4j.
 
@@ -147,14 +150,20 @@ class Graph:
         return self._read(lambda tx: reader.phase(tx, story_id))
 
     def _create_constraint(self, session: neo4j.Session, label: schema.Label) -> None:
-        """Tries again what the driver does only for explicit transactions: two that create it at once can deadlock."""
+        """Tries again what the driver does only for explicit transactions: two that create it at once can deadlock.
+
+        Neo4j makes the constraint's index first: if it dies between the two, the index stands in the way for ever.
+        """
         give_up_at = time.monotonic() + self._max_transaction_retry_s
         while True:
             try:
                 session.run(schema.constraint(label)).consume()
-            except exceptions.TransientError:
-                if time.monotonic() > give_up_at:
+            except exceptions.Neo4jError as error:
+                in_the_way = error.code == INDEX_IN_THE_WAY
+                if not (in_the_way or isinstance(error, exceptions.TransientError)) or time.monotonic() > give_up_at:
                     raise
+                if in_the_way:
+                    _drop_orphan(session, label)
                 time.sleep(uniform(0.05, 0.25))
             else:
                 return
@@ -175,6 +184,13 @@ class Graph:
             if _is_outage(error):
                 raise Unavailable("neo4j", _reason(error)) from error
             raise
+
+
+def _drop_orphan(session: neo4j.Session, label: schema.Label) -> None:
+    """Drops an index of the constraint's name for what the constraint is for, unless a constraint has it by now."""
+    if session.run(schema.ORPHAN, label=label, name=schema.constraint_name(label)).single():
+        with contextlib.suppress(exceptions.ClientError, exceptions.TransientError):  # another one is at it
+            session.run(f"DROP INDEX {schema.constraint_name(label)} IF EXISTS").consume()
 
 
 def _plain(uri: str) -> str:

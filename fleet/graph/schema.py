@@ -131,8 +131,19 @@ DECISION = Codec(
 )
 
 
+ORPHAN = (
+    "SHOW INDEXES YIELD name, labelsOrTypes, properties, owningConstraint "
+    "WHERE name = $name AND labelsOrTypes = [$label] AND properties = ['id'] AND owningConstraint IS NULL "
+    "RETURN name"
+)
+
+
+def constraint_name(label: Label) -> str:
+    return f"{label.name.lower()}_id"
+
+
 def constraint(label: Label) -> str:
-    return f"CREATE CONSTRAINT {label.name.lower()}_id IF NOT EXISTS FOR (n:{label}) REQUIRE n.id IS UNIQUE"
+    return f"CREATE CONSTRAINT {constraint_name(label)} IF NOT EXISTS FOR (n:{label}) REQUIRE n.id IS UNIQUE"
 
 
 def merge_nodes(label: Label) -> str:

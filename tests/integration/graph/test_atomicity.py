@@ -88,6 +88,15 @@ def test_a_worker_that_freezes_while_it_makes_the_schema_holds_nobody_up(
     assert len(query(neo4j_server, "SHOW CONSTRAINTS")) == len(Label)
 
 
+def test_an_index_that_a_neo4j_killed_while_making_a_constraint_left_behind_is_replaced(
+    graph: Graph, neo4j_server: Neo4jServer
+) -> None:
+    drop_constraints(neo4j_server)
+    query(neo4j_server, "CREATE INDEX agent_id FOR (n:Agent) ON (n.id)")
+    at_once(*[graph.ensure_schema] * 2)
+    assert len(query(neo4j_server, "SHOW CONSTRAINTS")) == len(Label)
+
+
 @contextlib.contextmanager
 def frozen(writer: BaseProcess) -> Iterator[None]:
     """Once the writer has stopped; it is killed afterwards."""
