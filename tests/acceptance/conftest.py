@@ -61,11 +61,12 @@ class RunningFleet:
         seen: dict[str, Any] = {}
 
         def look() -> dict[str, Any] | None:
+            nonlocal seen
             try:
                 answer = self.http.get(f"/v1/deliberations/{id}", params={"wait": 5})
+                seen = answer.json()
             except (httpx2.TransportError, OSError, ValueError):
                 return None
-            seen.update(answer.json())
             return seen if answer.status_code == 200 and seen["status"] in FINAL else None
 
         try:
