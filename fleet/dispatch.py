@@ -1,7 +1,7 @@
 """From a plan to deliberations and from a deliberation's step to a chord; the API, the listener and the tasks call it.
 
 What is stored here is dispatched for certain: a process that dies in between leaves a deliberation that is due, and
-the watchdog (`fleet.tasks.watchdog`) calls `advance` for it. All ids derive from what was asked for, so doing it again
+the watchdog (`fleet.tasks.watchdog`) has it advanced. All ids derive from what was asked for, so doing it again
 opens nothing twice.
 """
 
@@ -182,16 +182,6 @@ class Dispatcher:
         task = store.task(part.deliberation_id)
         agents = participants(task, part.step, store.answers(part.deliberation_id))
         self._publish(task, part.step, [(agents.index(part.agent_id), part.agent_id)])
-
-    def advance(self, id: str) -> None:
-        """Opens the step that a deliberation has entered, if that was left undone."""
-        store = self._store.deliberations
-        where = store.where(id)
-        if where is None or where.recorded:
-            store.settle(id)
-        else:
-            task = store.task(id)
-            self.open_step(task, where.step, participants(task, where.step, store.answers(id)))
 
     def set_deadline(self, id: str, step: str, deadline_s: float) -> None:
         """The step's chord closes with what has arrived at `deadline_s` (Unix time of ValKey's clock)."""

@@ -28,8 +28,6 @@ OUTAGES = (
 )
 # Login refused or limited, transaction longer than allowed, no such database.
 OUTAGE_CODES = tuple(f"Neo.ClientError.{kind}." for kind in ("Security", "Transaction", "Database"))
-
-
 INDEX_IN_THE_WAY = "Neo.ClientError.Schema.IndexWithNameAlreadyExists"
 
 

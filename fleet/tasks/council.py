@@ -49,12 +49,17 @@ def advance(deliberation_id: str) -> None:
 
 
 def _advance(id: str) -> None:
-    where = runtime().store.deliberations.where(id)
-    if where and not where.recorded and (where.sealed or where.step == RECORD):
-        structlog.contextvars.bind_contextvars(step=where.step)
+    store = runtime().store.deliberations
+    where = store.where(id)
+    if where is None or where.recorded:
+        store.settle(id)
+        return
+    structlog.contextvars.bind_contextvars(step=where.step)
+    if where.sealed or where.step == RECORD:
         _finish_step(id, where.step)
-    else:
-        runtime().dispatcher.advance(id)
+    else:  # it entered the step, and who was to open it did not
+        task = store.task(id)
+        runtime().dispatcher.open_step(task, where.step, steps.participants(task, where.step, store.answers(id)))
 
 
 def _finish_step(id: str, step: str) -> None:
