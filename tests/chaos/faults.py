@@ -31,6 +31,10 @@ TARGETS = {
 STOPPED_S = (0.5, 4.0)
 LONG_STOP_S = 15.0  # longer than a lease: the work of a worker goes to others
 MISBEHAVES_S = (1.5, 3.0)
+# Its handler of SIGTERM raises SystemExit wherever the program is, which is lost in the callback of a weak reference.
+# Who manages processes kills what does not end: `fleet up`, systemd and Kubernetes do.
+DEAF = ("flower",)
+GRACE_S = 20.0
 UP_S = 120.0
 IN_FLIGHT_S = 120.0
 
@@ -172,7 +176,13 @@ class Faults:
         process = self._process(name)
         self._note("rolling restart", name)
         self._end(name, process.terminate)
+        if name in DEAF:
+            self._after(GRACE_S, lambda: self._end_for_certain(process))
         self._process(name)
+
+    def _end_for_certain(self, process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
     def _end(self, name: str, work: Callable[[], None]) -> None:
         self._ended_s[name] = time.time()
