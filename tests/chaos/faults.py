@@ -126,8 +126,7 @@ class Faults:
         name = "worker-prefork"
         child = self._random.choice(wait_until(lambda: _children(self._process(name)), UP_S, "the pool has children"))
         self._note(kind, name)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+        _unless_gone(child.kill)
 
     def _stop(self, kind: str) -> None:
         name, process = self._victim(kind)
@@ -177,17 +176,17 @@ class Faults:
         self._note("rolling restart", name)
         self._end(name, process.terminate)
         if name in DEAF:
-            self._after(GRACE_S, lambda: self._end_for_certain(process))
+            self._after(GRACE_S, lambda: _unless_gone(process.kill))
         self._process(name)
-
-    def _end_for_certain(self, process: psutil.Process) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
     def _end(self, name: str, work: Callable[[], None]) -> None:
         self._ended_s[name] = time.time()
-        with contextlib.suppress(psutil.NoSuchProcess):  # a kill and the rolling restart at once
-            work()
+        _unless_gone(work)
+
+
+def _unless_gone(work: Callable[[], None]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # a kill and the rolling restart at once
+        work()
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
